@@ -1,0 +1,222 @@
+"""Build the book: `make book`.
+
+Runs the notebooks whose cached result is stale, one after the other in the order of `_toc.yml`, then
+lets Jupyter Book render the pages, for which it finds every result in the cache. When nothing that
+the book depends on has changed since the last build, nothing is done.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "book" / "_ext"))
+
+from ictl_book import cache_path, digest, execution_key, kernel_environment, package_files  # noqa: E402
+
+NOTEBOOK_LIMIT = 900.0  # seconds of wall clock for one notebook
+KEYS_KEPT = 3  # caches of earlier states of the package
+
+
+class BuildError(Exception):
+    """What went wrong, where, and how to go on."""
+
+
+def say(text: str) -> None:
+    """Print at once, also into a pipe."""
+    print(text, flush=True)
+
+
+def book_digest(root: Path) -> str:
+    """Hash of everything that the pages depend on."""
+    files = [root / name for name in ("_config.yml", "_toc.yml", "requirements.lock")]
+    files += package_files(root) + list((root / "notebooks").glob("*.ipynb"))
+    for path in (root / "book").rglob("*"):
+        if path.is_file() and "__pycache__" not in path.parts and "_tools" not in path.parts:
+            files.append(path)
+    return digest(root, files, platform.python_version())
+
+
+def up_to_date(root: Path) -> bool:
+    """Whether the last successful build was made from the present files."""
+    stamp = root / "_build" / "book.stamp"
+    index = root / "_build" / "html" / "index.html"
+    return stamp.exists() and index.exists() and stamp.read_text() == book_digest(root)
+
+
+def chapters(root: Path) -> list[Path]:
+    """Notebooks of the book, in the order of `_toc.yml`."""
+    names = re.findall(r"^\s*(?:- file|root): *(\S+)", (root / "_toc.yml").read_text(encoding="utf8"), re.M)
+    paths = [root / f"{name}.ipynb" for name in names if (root / f"{name}.ipynb").exists()]
+    missing = [name for name in names if not list(root.glob(f"{name}.*"))]
+    if missing:
+        raise BuildError(
+            f"_toc.yml names {', '.join(missing)}, and there is no such file; add it or drop the line."
+        )
+    return paths
+
+
+class Progress:
+    """Where a notebook is: one line that moves on a terminal, one line a slow cell elsewhere."""
+
+    def __init__(self, cells: int) -> None:
+        self.cells, self.number, self.source = cells, 0, ""
+        self.began = self.cell_began = time.monotonic()
+
+    def start(self, cell, cell_index: int) -> None:
+        """Note that a code cell begins."""
+        self.number, self.source, self.cell_began = self.number + 1, cell.source, time.monotonic()
+        if sys.stdout.isatty():
+            bar = ("#" * (20 * (self.number - 1) // self.cells)).ljust(20, ".")
+            first_line = cell.source.strip().splitlines()[0][:50]
+            seconds = time.monotonic() - self.began
+            line = f"      [{bar}] cell {self.number} of {self.cells}, {seconds:.0f} s  {first_line}"
+            print("\r\x1b[K" + line, end="", flush=True)
+
+    def finish(self, cell, cell_index: int) -> None:
+        """Report a cell that took long, where no line moves."""
+        took = time.monotonic() - self.cell_began
+        if not sys.stdout.isatty() and took > 10:
+            say(f"      cell {self.number} of {self.cells}: {took:.0f} s")
+
+    def close(self) -> None:
+        """Clear the line."""
+        if sys.stdout.isatty():
+            print("\r\x1b[K", end="", flush=True)
+
+
+def failure(notebook: Path, number: int, source: str, error: Exception) -> BuildError:
+    """Which code cell of which notebook failed, its source, the end of the traceback and the way on."""
+    trace = re.sub(r"\x1b\[[0-9;]*m", "", getattr(error, "traceback", str(error))).strip().splitlines()
+    if "Timeout" in type(error).__name__:
+        trace = [f"The notebook ran longer than its {NOTEBOOK_LIMIT:.0f} s."]
+    return BuildError(
+        f"{notebook.name} failed in code cell {number}:\n"
+        + "\n".join("    " + line for line in source.splitlines()[:30])
+        + "\n\n"
+        + "\n".join("    " + line for line in trace[-15:])
+        + f"\n\nTo look closer: .venv/bin/jupyter execute notebooks/{notebook.name} "
+        "(or open it in an editor); `make book` goes on from this notebook."
+    )
+
+
+def execute(notebook: Path, nb) -> float:
+    """Run ``nb`` in place, in the folder of its file; seconds taken."""
+    from nbclient import NotebookClient
+
+    cells = [c for c in nb.cells if c.cell_type == "code" and c.source.strip()]
+    progress = Progress(len(cells))
+
+    def seconds_left(_cell):
+        return max(1, int(NOTEBOOK_LIMIT - (time.monotonic() - progress.began)))
+
+    client = NotebookClient(
+        nb,
+        resources={"metadata": {"path": str(notebook.parent)}},
+        kernel_name="python3",
+        startup_timeout=180,
+        extra_arguments=["--IPKernelApp.log_level=40"],  # without the note on TCP
+        timeout_func=seconds_left,
+        record_timing=False,  # times in the metadata would change jupyter-cache's hash
+        on_cell_execute=progress.start,
+        on_cell_complete=progress.finish,
+    )
+    try:
+        client.execute()
+    except Exception as error:
+        raise failure(notebook, progress.number, progress.source, error) from error
+    finally:
+        progress.close()
+    return time.monotonic() - progress.began
+
+
+def run_stale_notebooks(root: Path) -> None:
+    """Execute, and put into the cache, every notebook whose result is not there."""
+    import nbformat
+    from jupyter_cache import get_cache
+    from jupyter_cache.base import CacheBundleIn
+
+    cache, paths = get_cache(str(cache_path(root))), chapters(root)
+    for number, path in enumerate(paths, 1):
+        nb = nbformat.read(path, as_version=4)
+        try:
+            cache.match_cache_notebook(nb)
+            say(f"  {number}/{len(paths)} {path.name}: unchanged, result taken from the cache")
+            continue
+        except KeyError:
+            say(f"  {number}/{len(paths)} {path.name}: running")
+        seconds = execute(path, nb)
+        bundle = CacheBundleIn(nb, str(path), data={"execution_seconds": seconds})
+        cache.cache_notebook_bundle(bundle, check_validity=False, overwrite=True)
+        say(f"      done in {seconds:.0f} s")
+
+
+def render(root: Path) -> None:
+    """Run Jupyter Book over the cached results; a warning is an error."""
+    html, log = root / "_build" / "html", root / "_build" / "jupyter-book.log"
+    shutil.rmtree(html, ignore_errors=True)  # no page of a chapter that is gone may stay
+    tool = Path(sysconfig.get_path("scripts")) / "jupyter-book"
+    command = [str(tool), "build", str(root), "--all", "-W", "-n", "--keep-going"]
+    done = subprocess.run(command, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout)
+    log.write_text(plain, encoding="utf8")
+    if done.returncode != 0:
+        shutil.rmtree(html, ignore_errors=True)
+        complaints = [line for line in plain.splitlines() if re.search(r"WARNING|ERROR|Error:", line)]
+        shown = "\n".join("    " + line for line in (complaints or plain.splitlines())[-20:])
+        raise BuildError(
+            f"Jupyter Book stopped (a warning counts as an error):\n{shown}\nThe whole log: {log}"
+        )
+
+
+def forget_old_keys(root: Path) -> None:
+    """Keep executed notebooks and trained models of the newest few keys only."""
+    for folder in (root / "_build" / ".jupyter_cache", root / "_build" / "ictl_runs"):
+        keys = sorted(folder.glob("*"), key=lambda p: p.stat().st_mtime, reverse=True)
+        for old in [k for k in keys if k.name != execution_key(root)][KEYS_KEPT - 1 :]:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def build(root: Path) -> None:
+    """Everything that has to be done, in order."""
+    began, wanted = time.monotonic(), book_digest(root)
+    os.environ.update(kernel_environment(root))
+    say("Running the notebooks")
+    run_stale_notebooks(root)
+    ran = time.monotonic()
+    say("Building the pages")
+    render(root)
+    (root / "_build" / "book.stamp").write_text(wanted)
+    forget_old_keys(root)
+    say(f"Notebooks {ran - began:.0f} s, pages {time.monotonic() - ran:.0f} s")
+
+
+def main(root: Path = ROOT) -> int:
+    """Bring the book up to date and print where it is."""
+    try:
+        if up_to_date(root):
+            say("Book: nothing changed since the last build.")
+        else:
+            build(root)
+    except BuildError as error:
+        print(f"\nmake book: {error}", file=sys.stderr, flush=True)
+        return 1
+    except OSError as error:
+        if error.errno != 28:
+            raise
+        print("\nmake book: the disk is full; free about 1 GB and run it again.", file=sys.stderr, flush=True)
+        return 1
+    say(str(root / "_build" / "html" / "index.html"))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

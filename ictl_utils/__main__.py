@@ -1,0 +1,5 @@
+"""``python -m ictl_utils`` is ``ictl``."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,125 @@
+"""``ictl train | measure | show | corpora``: every option has a default, every mistake one sentence."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from .config import IctlError, choose_device, preset, runs_dir
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
+Out = Annotated[Path, typer.Option(help="Folder that holds the runs.", default_factory=runs_dir, show_default="runs folder")]
+Tokens = Annotated[Optional[float], typer.Option(help="Training tokens, 10e6 style; default: the preset's.")]
+
+
+@app.command()
+def train(
+    preset_name: Annotated[str, typer.Option("--preset", help="smoke, laptop or gpu.")] = "laptop",
+    layers: Annotated[int, typer.Option(help="Layers, 0 to 8.")] = 2,
+    smear: Annotated[str, typer.Option(help="none, key, query or value.")] = "none",
+    positions: Annotated[str, typer.Option(help="shortformer, learned or rotary.")] = "shortformer",
+    mlp: Annotated[bool, typer.Option(help="With MLPs.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of the initial weights.")] = 0,
+    data_seed: Annotated[int, typer.Option(help="Seed of the order of the data.")] = 0,
+    tokens: Tokens = None,
+    corpus: Annotated[str, typer.Option(help="stdlib, docstrings, path:GLOB, hf:NAME, repeat, bursty, markov.")] = "stdlib",
+    out: Out = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
+) -> None:
+    """Train a model (or go on with it, or do nothing when it is finished) and measure the last snapshot."""
+    from . import train as training
+
+    changes = {"n_layers": layers, "smear": smear, "positions": positions, "mlp": mlp, "init_seed": seed,
+               "data_seed": data_seed, "corpus": corpus}  # fmt: skip
+    if tokens is not None:
+        changes["tokens"] = int(tokens)
+    configs = preset(preset_name, **changes)
+    typer.echo(f"device: {choose_device(device)}", err=True)
+    run = training.train(*configs, out, device=device, threads=threads)
+    typer.echo(f"run: {run.path}", err=True)
+    typer.echo(summary(run))
+
+
+@app.command()
+def measure(
+    out: Out = None,
+    windows: Annotated[int, typer.Option(help="Held-out windows of n_ctx tokens.")] = 512,
+    jobs: Annotated[Optional[int], typer.Option(help="Processes; default: one a core.")] = None,
+) -> None:
+    """Measure every snapshot of every run in a folder; writes measures.parquet there."""
+    import pandas as pd
+
+    from .measure import measure_many
+    from .snapshots import find_runs, write_bytes
+
+    histories = measure_many(find_runs(out), windows, jobs=jobs)
+    table = pd.concat([history.table() for history in histories], ignore_index=True)
+    write_bytes(out / "measures.parquet", table.to_parquet(index=False))
+    typer.echo(f"{len(table)} rows of {len(histories)} runs: {out / 'measures.parquet'}")
+
+
+@app.command()
+def show(out: Out = None) -> None:
+    """List the runs in a folder, one line each."""
+    from .snapshots import find_runs
+
+    for run in find_runs(out):
+        m = run.manifest
+        loss = f"{m['losses'][-1][1]:.3f}" if m["losses"] else "-"
+        state = "finished" if run.finished else "unfinished"
+        typer.echo(f"{run.run_id}  {run.label}  {len(run)} snapshots  {run.tokens[-1]} tokens  "
+                   f"{m['seconds']:.0f} s  training loss {loss}  {m['device']['name']}  {state}")  # fmt: skip
+
+
+@app.command()
+def corpora(
+    names: Annotated[Optional[list[str]], typer.Argument(help="Corpora to look at; default: those that need no download.")] = None,
+    d_vocab: Annotated[int, typer.Option(help="Vocabulary size.")] = 1024,
+) -> None:
+    """Size of each corpus, and the share of tokens where copying pays (copy_pay)."""
+    from .data import SYNTHETIC, TEXT, copy_pay
+    from .tokens import load_tokens
+
+    for name in names or (*TEXT, *SYNTHETIC):
+        t = load_tokens(name, d_vocab)
+        pay = copy_pay(t.train, t.held_out, d_vocab)
+        typer.echo(f"{name}  {t.documents} documents  {t.characters} characters  {len(t.train)} training tokens  "
+                   f"{len(t.held_out)} held out  copy_pay {pay:.3f}  sha {t.sha[:12]}")  # fmt: skip
+
+
+def summary(run) -> str:
+    """One line on a finished run: tokens, seconds, loss, ICL score, best prefix matching and its head."""
+    from . import metrics
+    from .tokens import eval_windows, load_tokens
+
+    tokens = load_tokens(run.train_cfg.corpus, run.model_cfg.d_vocab)
+    model, n_ctx = run.model(), run.model_cfg.n_ctx
+    losses = metrics.token_losses(model, eval_windows(tokens, min(512, len(tokens.held_out) // n_ctx), n_ctx))
+    icl = metrics.icl_score(losses)
+    line = (f"{run.label} seed {run.train_cfg.init_seed}: {run.tokens[-1]} tokens, {run.manifest['seconds']:.1f} s, "
+            f"loss {losses.mean():.3f} nats, ICL score {icl.value:.3f} +- {icl.se:.3f} nats, ")  # fmt: skip
+    if run.model_cfg.n_layers == 0:
+        return line + "no heads"
+    scores = metrics.prefix_matching(model, metrics.repeated_blocks(tokens))
+    layer, head = metrics.best_head(scores)
+    return line + f"best prefix matching {scores[layer, head]:.3f} (L{layer}H{head})"
+
+
+def main() -> None:
+    """Entry point; an :class:`IctlError` becomes one line on stderr and exit code 2."""
+    try:
+        app()
+    except IctlError as error:
+        typer.echo(f"ictl: {error}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        typer.echo("ictl: stopped; finished snapshots are kept, the same command goes on from the last.", err=True)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

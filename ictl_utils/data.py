@@ -1,0 +1,218 @@
+"""Corpora as iterators of documents, and the one number that says whether copying pays on them.
+
+A corpus is a string: ``stdlib``, ``docstrings``, ``path:GLOB``, ``hf:NAME``, or the synthetic
+``repeat``, ``bursty``, ``markov``. A document is a text, or an array of token ids when synthetic.
+Which documents are held out is decided by the hash of each document, never by window.
+"""
+
+from __future__ import annotations
+
+import ast
+import glob
+import hashlib
+import importlib.metadata
+import io
+import re
+import sys
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int
+
+from .config import digest, require
+
+Document = str | np.ndarray
+TEXT = ("stdlib", "docstrings")
+SYNTHETIC = ("repeat", "bursty", "markov")
+SYNTHETIC_TOKENS = 8_000_000
+HF_CHARACTERS = 200_000_000
+HELD_OUT = 20  # one document in twenty is validation
+
+
+def documents(corpus: str, d_vocab: int = 1024) -> Iterator[Document]:
+    """The documents of ``corpus`` in a fixed, shuffled order, each once (exact copies are dropped).
+
+    Args:
+        corpus: ``stdlib`` (source of the running interpreter's standard library), ``docstrings``
+            (English prose: docstrings and comments of the standard library and of installed packages),
+            ``path:GLOB`` (your own files, UTF-8), ``hf:NAME`` or ``hf:NAME/CONFIG`` after a ``@``
+            (``hf:wikitext@wikitext-2-raw-v1``: the ``text`` column of a Hugging Face dataset, streamed),
+            or a synthetic one (``repeat``, ``bursty``, ``markov``).
+        d_vocab: number of token ids; only the synthetic corpora use it.
+
+    Raises:
+        IctlError: ``corpus`` is unknown, or has no documents.
+    """
+    seen: set[bytes] = set()
+    for document in _source(corpus, d_vocab):
+        key = _sha(document)
+        if len(document) and key not in seen:
+            seen.add(key)
+            yield document
+    require(bool(seen), f"corpus={corpus!r} is empty; expected at least one document with text in it.")
+
+
+def is_held_out(document: Document) -> bool:
+    """Whether a document belongs to the validation split: decided by its content alone."""
+    return _sha(document)[0] % HELD_OUT == 0
+
+
+def _sha(document: Document) -> bytes:
+    raw = document.encode("utf-8", "replace") if isinstance(document, str) else document.tobytes()
+    return hashlib.sha256(raw).digest()
+
+
+def _source(corpus: str, d_vocab: int) -> Iterator[Document]:
+    if corpus in SYNTHETIC:
+        return _synthetic(corpus, d_vocab)
+    if corpus.startswith("hf:"):
+        return _hugging_face(corpus[3:])
+    return filter(None, map(_prose if corpus == "docstrings" else _read, files(corpus)))
+
+
+def files(corpus: str) -> list[Path]:
+    """The files behind a corpus, sorted and then shuffled with a fixed seed.
+
+    Raises:
+        IctlError: the corpus is unknown, or no file matches.
+    """
+    if corpus.startswith("path:"):
+        found = [Path(name) for name in glob.glob(corpus[5:], recursive=True) if Path(name).is_file()]
+    else:
+        require(
+            corpus in TEXT,
+            f"corpus={corpus!r} is not known; use {', '.join(TEXT + SYNTHETIC)}, path:GLOB or hf:NAME.",
+        )
+        found = _python_files(Path(sysconfig.get_paths()["stdlib"]))
+        found += _installed_files() if corpus == "docstrings" else []
+    require(bool(found), f"corpus={corpus!r} is empty: no file matches; check the path or the pattern.")
+    found.sort(key=lambda path: path.as_posix())
+    order = np.random.default_rng(0).permutation(len(found))
+    return [found[i] for i in order]
+
+
+def _python_files(folder: Path) -> list[Path]:
+    skip = {"site-packages", "dist-packages", "__pycache__"}
+    return [path for path in folder.rglob("*.py") if not skip.intersection(path.relative_to(folder).parts)]
+
+
+def _installed_files() -> list[Path]:
+    found = (dist.locate_file(file) for dist in importlib.metadata.distributions() for file in dist.files or ())
+    return [Path(str(path)) for path in found if path.suffix == ".py" and Path(str(path)).is_file()]
+
+
+def signature(corpus: str) -> str:
+    """Cheap fingerprint of what ``corpus`` would yield now: file names, sizes and times, or its name."""
+    if corpus in SYNTHETIC or corpus.startswith("hf:"):
+        return digest(corpus, SYNTHETIC_TOKENS, HF_CHARACTERS)
+    stats = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files(corpus)]
+    return digest(corpus, sys.version if corpus in TEXT else "", stats)
+
+
+def _read(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace")
+
+
+def _prose(path: Path) -> str:
+    """Docstrings and full-line comments of one Python file, in order, as plain paragraphs."""
+    source = _read(path)
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return ""
+    scopes = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    parts = [(node.body[0].lineno, ast.get_docstring(node)) for node in ast.walk(tree)
+             if isinstance(node, scopes) and node.body and ast.get_docstring(node)]
+    inside = {n for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)
+              for n in range(node.lineno, (node.end_lineno or node.lineno) + 1)}
+    for number, line in enumerate(io.StringIO(source), start=1):
+        comment = re.match(r"\s*#+[:!]?\s?(.*\w.*)", line)
+        if comment and number not in inside:
+            parts.append((number, comment.group(1)))
+    return "\n".join(text for _, text in sorted(parts, key=lambda part: part[0]))
+
+
+def _hugging_face(name: str) -> Iterator[str]:
+    try:
+        from datasets import load_dataset
+    except ImportError:
+        require(False, f"corpus='hf:{name}' needs the package datasets; run: pip install datasets")
+    path, _, config = name.partition("@")
+    try:
+        rows = load_dataset(path, config or None, split="train", streaming=True)
+        left = HF_CHARACTERS
+        for row in rows:
+            require("text" in row, f"corpus='hf:{name}' has no column 'text'; its columns: {', '.join(row)}.")
+            yield row["text"]
+            left -= len(row["text"])
+            if left <= 0:
+                return
+    except (OSError, RuntimeError) as error:
+        require(False, f"corpus='hf:{name}' could not be read ({error}); check the name and the network.")
+
+
+def _synthetic(kind: str, d_vocab: int, length: int = 512, chunk: int = 256) -> Iterator[np.ndarray]:
+    """Documents of ``length`` ids in 1..d_vocab-1 (0 is kept for ``<bos>``)."""
+    require(d_vocab >= 16, f"d_vocab={d_vocab} is too small for corpus={kind!r}; use at least 16.")
+    rng = np.random.default_rng(SYNTHETIC.index(kind))
+    make = {"repeat": _repeat, "bursty": _bursty, "markov": _markov}[kind]
+    for _ in range(SYNTHETIC_TOKENS // (length * chunk)):
+        yield from make(rng, d_vocab, chunk, length).astype(np.uint16)
+
+
+def _repeat(rng: np.random.Generator, d_vocab: int, n: int, length: int) -> Int[np.ndarray, "n length"]:
+    """Random tokens in which blocks of random length come back after random gaps."""
+    out = rng.integers(1, d_vocab, (n, length))
+    for row in out:
+        at = 0
+        while at < length:
+            block = rng.integers(8, 65)
+            start = at + block + rng.integers(0, 65)
+            piece = row[at : at + block][: max(0, length - start)]
+            row[start : start + len(piece)] = piece
+            at = start + block
+    return out
+
+
+def _bursty(rng: np.random.Generator, d_vocab: int, n: int, length: int) -> Int[np.ndarray, "n length"]:
+    """Pairs item, label: few of the many items in a document, labels drawn anew for each document."""
+    half = d_vocab // 2
+    items = rng.integers(1, half, (n, 16))
+    labels = rng.integers(half, d_vocab, (n, 16))
+    picks = rng.integers(0, 16, (n, length // 2))
+    rows = np.arange(n)[:, None]
+    return np.stack([items[rows, picks], labels[rows, picks]], axis=2).reshape(n, -1)
+
+
+def _markov(rng: np.random.Generator, d_vocab: int, n: int, length: int) -> Int[np.ndarray, "n length"]:
+    """A Markov chain over eight tokens a document, with its own random transition matrix."""
+    states = 8
+    symbols = rng.integers(1, d_vocab, (n, states))
+    steps = np.cumsum(rng.dirichlet(np.full(states, 0.3), (n, states)), axis=2)
+    state, chain = rng.integers(0, states, n), np.empty((n, length), dtype=np.int64)
+    for t in range(length):
+        chain[:, t] = state
+        draw = rng.random(n)[:, None]
+        state = (draw > steps[np.arange(n), state, :-1]).sum(axis=1)
+    return np.take_along_axis(symbols, chain, axis=1)
+
+
+def copy_pay(train: Int[np.ndarray, "n"], held_out: Int[np.ndarray, "m"], d_vocab: int, window: int = 128) -> float:
+    """Share of held-out tokens where copying what followed last time is right and a bigram table is wrong.
+
+    The copy is looked up inside windows of ``window`` tokens; the bigram table holds the most frequent
+    successor of each token in ``train``. ``d_vocab`` squared counts are held at once.
+    """
+    pairs = np.bincount(train[:-1].astype(np.int64) * d_vocab + train[1:], minlength=d_vocab**2)
+    bigram = pairs.reshape(d_vocab, d_vocab).argmax(axis=1)
+    rows = held_out[: len(held_out) // window * window].reshape(-1, window).astype(np.int64)
+    require(len(rows) > 0, f"copy_pay needs at least window={window} held-out tokens, got {len(held_out)}.")
+    index, successor = np.arange(len(rows)), np.full((len(rows), d_vocab), -1)
+    pays = 0
+    for t in range(window - 1):
+        now, following = rows[:, t], rows[:, t + 1]
+        pays += int(((successor[index, now] == following) & (bigram[now] != following)).sum())
+        successor[index, now] = following
+    return pays / (len(rows) * (window - 1))

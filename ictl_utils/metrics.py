@@ -1,0 +1,267 @@
+"""Losses, the in-context learning score, and what each head does. All losses in nats, positions 0-based.
+
+Position ``i`` of a loss is that of the query: the loss of predicting token ``i + 1`` from tokens 0 to ``i``,
+``<bos>`` being token 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from sklearn.decomposition import PCA
+from torch import Tensor
+
+from .config import require
+from .loss import each_loss
+from .model import Cache, Transformer
+from .tokens import BOS, Tokens
+
+Windows = Int[np.ndarray, "window pos_plus_1"]
+Losses = Float[np.ndarray, "window pos"]
+
+
+# ---- losses ---------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def token_losses(model: Transformer, windows: Windows, chunk: int = 64) -> Losses:
+    """Loss of every next token of every window, nats (P1, "Per-token losses")."""
+    model.check(torch.from_numpy(windows[:, :-1]))
+    parts = []
+    for rows in torch.from_numpy(windows).split(chunk):
+        x = model.norm(model.trunk(rows[:, :-1]))
+        parts.append(each_loss(x.flatten(0, 1), model.W_U, rows[:, 1:].flatten()).view(len(rows), -1))
+    return torch.cat(parts).numpy()
+
+
+def one_token_each(losses: Losses) -> Float[np.ndarray, "window"]:
+    """One loss a window, at a position drawn once with a fixed seed (P1: the vector behind the PCA)."""
+    at = np.random.default_rng(0).integers(0, losses.shape[1], len(losses))
+    return losses[np.arange(len(losses)), at]
+
+
+@dataclass(frozen=True)
+class IclScore:
+    """Loss late in the context minus loss early, nats: negative means that context helps."""
+
+    at_positions: float  # at one position each, as in the paper
+    value: float  # over two ranges of positions, which is far less noisy
+    se: float  # standard error of ``value`` over windows
+    late: tuple[int, int]
+    early: tuple[int, int]
+
+
+def icl_ranges(n_ctx: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Late and early ranges of positions: the last eighth, and from a sixteenth to an eighth of n_ctx."""
+    return (n_ctx - n_ctx // 8, n_ctx), (n_ctx // 16, n_ctx // 8)
+
+
+def icl_score(
+    losses: Losses, late: tuple[int, int] | None = None, early: tuple[int, int] | None = None,
+    positions: tuple[int, int] | None = None,
+) -> IclScore:
+    """In-context learning score with the paper's sign (P1, "Key concepts"): late minus early, nats.
+
+    Args:
+        losses: one row a window.
+        late, early: half-open ranges of positions averaged; default :func:`icl_ranges`.
+        positions: the two single positions (late, early); default (500, 50) where the context is long
+            enough, else the same fractions of it.
+
+    Raises:
+        IctlError: a position at or beyond n_ctx, or an empty range.
+    """
+    n_ctx = losses.shape[1]
+    late, early = late or icl_ranges(n_ctx)[0], early or icl_ranges(n_ctx)[1]
+    positions = positions or ((500, 50) if n_ctx > 500 else (n_ctx * 500 // 512, n_ctx * 50 // 512))
+    for first, end in (late, early, *((p, p + 1) for p in positions)):
+        require(
+            0 <= first < end <= n_ctx,
+            f"ICL positions {first} to {end - 1} do not fit n_ctx={n_ctx}; choose positions in 0..{n_ctx - 1}.",
+        )
+    each = losses[:, slice(*late)].mean(axis=1) - losses[:, slice(*early)].mean(axis=1)
+    single = losses[:, positions[0]] - losses[:, positions[1]]
+    return IclScore(float(single.mean()), float(each.mean()), _standard_error(each), late, early)
+
+
+def _standard_error(x: Float[np.ndarray, "n"]) -> float:
+    return float(x.std(ddof=1) / np.sqrt(len(x))) if len(x) > 1 else float("nan")
+
+
+def loss_derivative(
+    by_position: Float[np.ndarray, "snap pos"], bins: int = 16
+) -> tuple[Float[np.ndarray, "bin_minus_1"], Float[np.ndarray, "snap bin_minus_1"]]:
+    """d loss / d ln(position), nats: differences of means over log-spaced bins (P1, Argument 1).
+
+    Returns:
+        Positions (geometric middle between neighbouring bins) and the derivative there.
+    """
+    n_ctx = by_position.shape[-1]
+    edges = np.unique(np.round(np.geomspace(1, n_ctx, bins + 1)).astype(int))
+    pairs = list(zip(edges[:-1], edges[1:], strict=True))
+    middle = np.array([np.log(np.arange(a, b)).mean() for a, b in pairs])
+    means = np.stack([by_position[..., a:b].mean(axis=-1) for a, b in pairs], axis=-1)
+    return np.exp((middle[:-1] + middle[1:]) / 2), np.diff(means, axis=-1) / np.diff(middle)
+
+
+def loss_pca(vectors: list[Float[np.ndarray, "snap example"]]
+             ) -> tuple[list[Float[np.ndarray, "snap 2"]], Float[np.ndarray, "2"]]:
+    """Paths of several models in the first two principal components of all their loss vectors together.
+
+    Returns:
+        One path a model, and the share of variance of each component (P1, Argument 1; columns centred).
+    """
+    pca = PCA(n_components=2, svd_solver="full").fit(np.concatenate(vectors))
+    return [pca.transform(rows) for rows in vectors], pca.explained_variance_ratio_
+
+
+# ---- the phase change -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Window:
+    """Phase change of one run, in training tokens."""
+
+    start: float
+    end: float
+    steepest: float
+    ten_ninety: tuple[float, float]  # where 10 % and 90 % of the whole change have happened
+
+
+def phase_change(
+    tokens: Int[np.ndarray, "snap"], score: Float[np.ndarray, "snap"], smooth: float = 0.02, share: float = 0.15
+) -> Window:
+    """Where a score falls fastest: the interval around the steepest point with over 15 % of its slope.
+
+    The score is read off on 500 equal steps of the run and smoothed with a Gaussian of width ``smooth``
+    of the run. The paper gives no formula; this is our rule, the same for every model. It always finds
+    a window: whether anything formed there is another question.
+
+    Raises:
+        IctlError: fewer than four snapshots.
+    """
+    require(len(tokens) >= 4, f"{len(tokens)} snapshots are too few to find a phase change; use at least 4.")
+    grid = np.linspace(tokens[0], tokens[-1], 500)
+    curve = _gaussian(np.interp(grid, tokens, score), smooth * len(grid))
+    slope = -np.gradient(curve, grid)
+    peak = int(slope.argmax())
+    below = np.flatnonzero(slope <= share * slope[peak])
+    left, right = below[below < peak], below[below > peak]
+    start, end = (left[-1] if len(left) else 0), (right[0] if len(right) else len(grid) - 1)
+    done = (curve - curve[0]) / (curve[-1] - curve[0] or 1.0)
+    ten, ninety = (float(grid[int((done >= part).argmax())]) for part in (0.1, 0.9))
+    return Window(float(grid[start]), float(grid[end]), float(grid[peak]), (ten, ninety))
+
+
+def _gaussian(x: Float[np.ndarray, "n"], sigma: float) -> Float[np.ndarray, "n"]:
+    half = int(4 * sigma) + 1
+    kernel = np.exp(-0.5 * (np.arange(-half, half + 1) / sigma) ** 2)
+    return np.convolve(np.pad(x, half, mode="edge"), kernel / kernel.sum(), mode="valid")
+
+
+# ---- heads ----------------------------------------------------------------------------------------
+
+
+def earlier_successors(ids: Int[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos pos"]:
+    """For each query, the positions right after earlier occurrences of its token: what induction attends to."""
+    same = (ids[:, :, None] == ids[:, None, :]) & (ids != BOS)[:, :, None]
+    earlier = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool, device=ids.device).tril(-1)
+    return torch.nn.functional.pad(same & earlier, (1, -1))
+
+
+def usable_ids(counts: Int[np.ndarray, "d_vocab"], ranks: tuple[int, int] | None = None) -> Int[np.ndarray, "n"]:
+    """Ids between two frequency ranks: the most common and the rarely seen are left out (P1, appendix).
+
+    ``ranks`` defaults to 5 % and 80 % of the vocabulary.
+
+    Raises:
+        IctlError: bounds out of order or beyond the vocabulary, or an id never seen in training inside them.
+    """
+    low, high = ranks or (len(counts) // 20, len(counts) * 4 // 5)
+    require(0 <= low < high <= len(counts), f"ranks {low} to {high} do not fit a vocabulary of {len(counts)} ids.")
+    ids = np.argsort(-counts, kind="stable")[low:high]
+    require(bool((counts[ids] > 0).all()), f"ranks {low} to {high} include ids never seen in training; lower {high}.")
+    return ids[ids != BOS]
+
+
+def repeated_blocks(tokens: Tokens, n: int = 10, length: int = 25, repeats: int = 4,
+                    ranks: tuple[int, int] | None = None, seed: int = 0) -> Int[Tensor, "n pos"]:
+    """The paper's probe: ``<bos>``, then ``length`` random distinct tokens, ``repeats`` times."""
+    ids, rng = usable_ids(tokens.counts, ranks), np.random.default_rng(seed)
+    require(len(ids) >= length, f"length={length} distinct tokens were asked for, but ranks leave {len(ids)}.")
+    blocks = np.stack([rng.choice(ids, length, replace=False) for _ in range(n)])
+    return _with_bos(np.tile(blocks, (1, repeats)))
+
+
+def random_blocks(tokens: Tokens, n_ctx: int, n: int = 32, ranks: tuple[int, int] | None = None, seed: int = 0
+                  ) -> Int[Tensor, "n pos"]:
+    """Blocks of random length that come back after random gaps: no fixed offset finds the successor."""
+    ids, rng = usable_ids(tokens.counts, ranks), np.random.default_rng(seed)
+    require(len(ids) >= n_ctx, f"n_ctx={n_ctx} distinct tokens are needed, but ranks leave {len(ids)}.")
+    rows = []
+    for _ in range(n):
+        fresh, row = list(rng.permutation(ids)[:n_ctx]), []
+        block = [fresh.pop() for _ in range(rng.integers(n_ctx // 16, n_ctx // 4))]
+        while len(row) < n_ctx - 1:
+            row += block + [fresh.pop() for _ in range(min(len(fresh), rng.integers(0, n_ctx // 4)))]
+        rows.append(row[: n_ctx - 1])
+    return _with_bos(np.array(rows))
+
+
+def _with_bos(rows: Int[np.ndarray, "n pos"]) -> Int[Tensor, "n pos_plus_1"]:
+    return torch.from_numpy(np.concatenate([np.full((len(rows), 1), BOS), rows], axis=1).astype(np.int64))
+
+
+@torch.no_grad()
+def prefix_matching(model: Transformer, probe: Int[Tensor, "n pos"]) -> Float[np.ndarray, "layer head"]:
+    """Attention on the tokens after earlier occurrences of the query's token, summed over them (0 to 1).
+
+    The mean over queries that have an earlier occurrence, then over examples (P1, "Prefix matching").
+    ``probe`` comes from :func:`repeated_blocks` (the paper's recipe) or :func:`random_blocks`.
+    """
+    target = earlier_successors(probe)
+    asked = target.any(dim=-1)
+    patterns = model.forward_with_cache(probe).patterns
+    hits = [(pattern * target[:, None]).sum(-1).movedim(1, -1)[asked].mean(0) for pattern in patterns]
+    return _per_head(hits, model)
+
+
+@torch.no_grad()
+def previous_token(model: Transformer, windows: Windows) -> Float[np.ndarray, "layer head"]:
+    """Mean attention from each position to the one before it, on text (0 to 1)."""
+    patterns = model.forward_with_cache(torch.from_numpy(windows[:, :-1])).patterns
+    return _per_head([p.diagonal(-1, dim1=2, dim2=3).mean(dim=(0, 2)) for p in patterns], model)
+
+
+@torch.no_grad()
+def copying(model: Transformer, tokens: Tokens, n: int = 10, length: int = 25,
+            ranks: tuple[int, int] | None = None) -> Float[np.ndarray, "layer head"]:
+    """How far a head raises the logit of what it attends to, against all tokens of the sample (-1 to 1).
+
+    Random distinct tokens, no repeat and no ``<bos>``; the head's result through W_U, minus the mean
+    logit, ReLU; the attention-weighted share of the attended token, rescaled (P1, "Copying evaluator").
+    The paper's scaling is ambiguous, so absolute values are not comparable with its own.
+    """
+    probe = repeated_blocks(tokens, n, length, 1, ranks)[:, 1:]
+    cache: Cache = model.forward_with_cache(probe)
+    scores = []
+    for layer, pattern in enumerate(cache.patterns):
+        logits = cache.result(layer) @ (model.W_U - model.W_U.mean(dim=1, keepdim=True))
+        index = probe[:, None, None, :].expand(*pattern.shape)
+        raised = logits.relu().gather(3, index)  # [example, head, query, token of the sample]
+        share = (raised * pattern).sum(-1) / raised.sum(-1).clamp_min(1e-9)
+        scores.append(2 * share.mean(dim=(0, 2)) - 1)
+    return _per_head(scores, model)
+
+
+def _per_head(rows: list[Float[Tensor, "head"]], model: Transformer) -> Float[np.ndarray, "layer head"]:
+    return np.array([row.numpy() for row in rows]).reshape(model.cfg.n_layers, model.cfg.n_heads)
+
+
+def best_head(scores: Float[np.ndarray, "layer head"]) -> tuple[int, int]:
+    """Layer and index of the highest score; print it as ``L1H2``."""
+    layer, head = np.unravel_index(int(scores.argmax()), scores.shape)
+    return int(layer), int(head)

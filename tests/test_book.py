@@ -1,0 +1,294 @@
+"""The built book in a real browser: every page, from a server and from files.
+
+Builds the book first where it is missing or stale. Without Chromium the tests are skipped with a
+reason; in CI (CI=true) that is a failure.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, USERS_ENVIRONMENT
+from playwright.sync_api import TimeoutError as NotYet
+from playwright.sync_api import sync_playwright
+
+sys.path.insert(0, str(ROOT / "book" / "_tools"))
+
+import serve  # noqa: E402
+
+pytestmark = pytest.mark.browser
+
+HTML = ROOT / "_build" / "html"
+IN_CI = os.environ.get("CI", "").lower() in ("1", "true")
+CHROMIUM_NAMES = (
+    "chromium",
+    "chromium-browser",
+    "google-chrome",
+    "google-chrome-stable",
+    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+    "/Applications/Chromium.app/Contents/MacOS/Chromium",
+)
+PHONE = {"width": 390, "height": 844}
+DESKTOP = {"width": 1280, "height": 900}
+
+
+def unavailable(reason: str) -> None:
+    """Skip with a reason; in CI fail, since nobody reads a skip there."""
+    if IN_CI:
+        pytest.fail(f"{reason} (in CI a skipped browser test is a failure)")
+    pytest.skip(reason)
+
+
+def find_chromium() -> str | None:
+    """Path of an installed Chromium or Chrome."""
+    names = [os.environ["CHROMIUM"]] if os.environ.get("CHROMIUM") else CHROMIUM_NAMES
+    return next((path for path in map(shutil.which, names) if path), None)
+
+
+def install_chromium() -> None:
+    """Debian's package, in CI where that is possible."""
+    if IN_CI and platform.system() == "Linux" and os.geteuid() == 0 and shutil.which("apt-get"):
+        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+        subprocess.run(["apt-get", "update", "-qq"], env=environment, check=False)
+        subprocess.run(["apt-get", "install", "-y", "-qq", "chromium"], env=environment, check=False)
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """A running headless browser."""
+    if not find_chromium():
+        install_chromium()
+    path = find_chromium()
+    if not path:
+        unavailable("no Chromium found: install chromium or google-chrome, or set CHROMIUM=/path/to/it")
+    with sync_playwright() as running:
+        browser = running.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def html(request) -> Path:
+    """Folder of the built book; builds it, with visible progress, when something changed."""
+    capture = request.config.pluginmanager.getplugin("capturemanager")
+    command = [sys.executable, str(ROOT / "book" / "_tools" / "build.py")]
+    with capture.global_and_fixture_disabled():
+        print(flush=True)
+        built = subprocess.run(command, env=USERS_ENVIRONMENT, check=False)
+    assert built.returncode == 0, "the book does not build; the reason is printed above"
+    return HTML
+
+
+@pytest.fixture(scope="session")
+def address(html):
+    """Address of a server of the book."""
+    server = serve.server(html, 0)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+def page_names() -> list[str]:
+    """Every page, relative to the folder of the book (`index.html` only points to the first one)."""
+    pages = HTML.rglob("*.html")
+    return sorted(p.relative_to(HTML).as_posix() for p in pages if "_static" not in p.parts)
+
+
+EMPTY_CANVASES = """() => [...document.querySelectorAll('.ictl-live')].filter(box => {
+  const blank = canvas => {
+    if (!canvas.width || !canvas.height) return true;
+    const copy = document.createElement('canvas');
+    copy.width = canvas.width; copy.height = canvas.height;
+    const context = copy.getContext('2d');
+    context.drawImage(canvas, 0, 0);
+    const pixels = new Uint32Array(context.getImageData(0, 0, copy.width, copy.height).data.buffer);
+    return pixels.every(p => p === pixels[0]);
+  };
+  return !box.children.length || [...box.querySelectorAll('canvas')].some(blank);
+}).map(box => box.id)"""
+
+UNDRAWN_WIDGETS = """() =>
+  [...document.querySelectorAll('script[type="application/vnd.jupyter.widget-view+json"]')].filter(script => {
+    const view = script.parentElement.querySelector('.jupyter-widgets');
+    return !view || !view.getBoundingClientRect().width;
+  }).map(script => script.textContent.trim())"""
+
+IMAGES_WITHOUT_ALT = """() => [...document.querySelectorAll('article img')].filter(image => {
+  const alt = image.getAttribute('alt') || '';
+  return !alt.trim() || alt.includes('_images/');
+}).map(image => image.src.slice(0, 120))"""
+
+RAW_MATHEMATICS = """() => [...document.querySelectorAll('article .math')].filter(
+  e => !e.querySelector('mjx-container') || e.querySelector('mjx-merror')).map(e => e.textContent)"""
+
+STAGE = """slider => [...slider.querySelectorAll('.ictl-slider-stage img')]
+  .filter(i => i.getBoundingClientRect().width > 0).map(i => i.src).join()"""
+
+
+@dataclass
+class Visit:
+    """One opened page and what went wrong on it."""
+
+    page: object
+    outside: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
+
+    def watch(self, own: str) -> None:
+        """Note requests to other hosts (and stop them), failed requests, errors of scripts."""
+
+        def route(route) -> None:
+            if route.request.url.startswith((own, "data:", "blob:")):
+                return route.continue_()
+            self.outside.append(route.request.url)
+            return route.abort()
+
+        def response(answer) -> None:
+            if answer.status >= 400:
+                self.failed.append(f"{answer.status} {answer.url}")
+
+        self.page.route("**/*", route)
+        self.page.on("requestfailed", lambda request: self.failed.append(request.url))
+        self.page.on("response", response)
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("console", lambda m: self.errors.append(m.text) if m.type == "error" else None)
+
+    def open(self, url: str) -> None:
+        """Load a page and wait until mathematics, widgets and circuitsvis have been drawn."""
+        self.page.goto(url, wait_until="load")
+        self.page.wait_for_load_state("networkidle")
+        self.page.evaluate("window.MathJax && MathJax.startup ? MathJax.startup.promise : null")
+        for count in (EMPTY_CANVASES, UNDRAWN_WIDGETS):
+            with contextlib.suppress(NotYet):  # the assertions say what is missing
+                self.page.wait_for_function(f"() => ({count})().length === 0", timeout=20_000)
+
+
+def visit(chromium, own: str, name: str) -> Visit:
+    """Open one page in a fresh context."""
+    context = chromium.new_context(viewport=DESKTOP, color_scheme="light")
+    opened = Visit(context.new_page())
+    opened.watch(own)
+    opened.open(f"{own}/{name}")
+    return opened
+
+
+def assert_clean(name: str, opened: Visit) -> None:
+    """Nothing asked of other hosts, nothing failed, no error in the console."""
+    assert not opened.outside, f"{name} asks other hosts: {opened.outside}"
+    assert not opened.failed, f"{name}: failed requests {opened.failed}"
+    assert not opened.errors, f"{name}: console errors {opened.errors}"
+
+
+def assert_slider_moves(page) -> None:
+    """Each static slider shows one picture, and another one at its other end."""
+    for slider in page.query_selector_all(".ictl-slider"):
+        first = slider.evaluate(STAGE)
+        assert first, "a static slider shows no picture"
+        handle = slider.query_selector("input[type=range]")
+        handle.focus()
+        page.keyboard.press("Home")
+        start = slider.evaluate(STAGE)
+        page.keyboard.press("End")
+        assert slider.evaluate(STAGE) != start, "moving the static slider does not change the picture"
+
+
+def test_pages_are_there(html):
+    """The start page and every notebook have a page."""
+    notebooks = [f"notebooks/{p.stem}.html" for p in sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))]
+    missing = {"index.html", "book/intro.html", *notebooks} - set(page_names())
+    assert not missing, f"pages missing from the book: {missing}"
+
+
+def assert_drawn(name: str, page) -> None:
+    """Every circuitsvis picture, widget and formula of the page is there."""
+    assert page.evaluate(EMPTY_CANVASES) == [], f"{name}: circuitsvis drew nothing"
+    assert page.evaluate(UNDRAWN_WIDGETS) == [], f"{name}: a widget is not drawn"
+    assert page.evaluate(RAW_MATHEMATICS) == [], f"{name}: mathematics not rendered"
+
+
+def assert_fits_a_phone(name: str, page) -> None:
+    """On a phone the page is not wider than the screen."""
+    page.set_viewport_size(PHONE)
+    width = page.evaluate("document.documentElement.scrollWidth")
+    assert width <= PHONE["width"], f"{name} is {width} px wide on a screen of {PHONE['width']} px"
+    page.set_viewport_size(DESKTOP)
+
+
+def luminance(page, selector: str, style: str) -> float:
+    """Brightness, 0 to 255, of a colour of the first element that matches."""
+    colour = page.eval_on_selector(selector, f"e => getComputedStyle(e).{style}")
+    red, green, blue = (float(c) for c in colour.split("(")[1].rstrip(")").split(",")[:3])
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def assert_dark(name: str, page) -> None:
+    """The page turns dark when the system does; circuitsvis stays dark on white."""
+    page.emulate_media(color_scheme="dark", reduced_motion="reduce")
+    with contextlib.suppress(NotYet):
+        page.wait_for_function("document.documentElement.dataset.theme === 'dark'", timeout=10_000)
+    page.wait_for_timeout(300)  # colours fade
+    assert page.evaluate("document.documentElement.dataset.theme") == "dark", f"{name} ignores dark mode"
+    assert luminance(page, "body", "backgroundColor") < 60 < 150 < luminance(page, "body", "color"), name
+    if page.query_selector(".ictl-live"):
+        assert luminance(page, ".ictl-live", "color") < 80, f"{name}: circuitsvis light on white"
+        assert luminance(page, ".ictl-card", "backgroundColor") > 200, name
+
+
+def test_the_chapters_hold_what_the_browser_looks_at(html):
+    """Circuitsvis pictures, a static slider, figures and mathematics: none of the checks below is idle."""
+    pages = "".join((html / name).read_text(encoding="utf8") for name in page_names())
+    for part in ('class="ictl-live"', "ictl-slider-stage", "_images/", 'class="math'):
+        assert part in pages, f"no page of the book has {part}"
+
+
+def test_every_page_from_a_server(chromium, address):
+    """Clean, everything drawn, alternative texts there, slider alive, good on a phone and in the dark."""
+    for name in page_names():
+        opened = visit(chromium, address, name)
+        page = opened.page
+        assert_drawn(name, page)
+        assert page.evaluate(IMAGES_WITHOUT_ALT) == [], f"{name}: images without alternative text"
+        assert_slider_moves(page)
+        assert_fits_a_phone(name, page)
+        assert_dark(name, page)
+        assert_clean(name, opened)
+        page.context.close()
+
+
+def test_every_page_from_files(chromium, html):
+    """The folder can be opened without a server, or handed out as an archive."""
+    for name in page_names():
+        opened = visit(chromium, html.as_uri(), name)
+        assert_drawn(name, opened.page)
+        assert_slider_moves(opened.page)
+        assert_clean(name, opened)
+        opened.page.context.close()
+
+
+def test_theme_button(chromium, address):
+    """The button changes the theme."""
+    page = visit(chromium, address, "book/intro.html").page
+    seen = {page.evaluate("document.documentElement.dataset.theme")}
+    for _ in range(3):
+        page.locator("button.theme-switch-button:visible").first.click()
+        seen.add(page.evaluate("document.documentElement.dataset.theme"))
+    assert seen == {"light", "dark"}, f"three clicks on the theme button gave only {seen}"
+    page.context.close()
+
+
+def test_search_finds_a_page(chromium, address):
+    """The search of the static book works without any outside service."""
+    opened = visit(chromium, address, "search.html?q=head")
+    opened.page.wait_for_selector("#search-results li", timeout=20_000)
+    assert_clean("search.html", opened)
+    opened.page.context.close()

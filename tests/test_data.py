@@ -1,0 +1,97 @@
+"""Corpora: what they yield, how they are split, and that copy_pay counts what it says."""
+
+import numpy as np
+import pytest
+
+from ictl_utils import data
+from ictl_utils.config import IctlError
+
+
+def test_stdlib_is_python_source_in_a_fixed_order() -> None:
+    first = [doc for _, doc in zip(range(20), data.documents("stdlib"))]
+    again = [doc for _, doc in zip(range(20), data.documents("stdlib"))]
+    assert first == again
+    assert sum("import " in doc for doc in first) > 10
+
+
+def test_stdlib_leaves_installed_packages_out() -> None:
+    assert not any("site-packages" in str(path) for path in data.files("stdlib"))
+
+
+def test_docstrings_are_prose(tmp_path) -> None:
+    source = '# A comment.\ndef f(x):\n    """Doc of f."""\n    s = """\n# not a comment\n"""\n    return x  # tail\n'
+    (tmp_path / "a.py").write_text(source)
+    assert data._prose(tmp_path / "a.py") == "A comment.\nDoc of f."
+    (tmp_path / "bad.py").write_text("def (:")
+    assert data._prose(tmp_path / "bad.py") == ""
+
+
+def test_own_files_copies_dropped(tmp_path) -> None:
+    for name, text in (("a.txt", "one"), ("b.txt", "two"), ("c.txt", "one"), ("d.txt", "")):
+        (tmp_path / name).write_text(text)
+    assert sorted(data.documents(f"path:{tmp_path}/*.txt")) == ["one", "two"]
+
+
+@pytest.mark.parametrize("corpus, words", [
+    ("shakespeare", ["'shakespeare'", "stdlib", "path:GLOB"]),
+    ("path:/nowhere/*.txt", ["/nowhere/*.txt", "empty", "check the path"]),
+])
+def test_unknown_or_empty_corpus(corpus: str, words: list[str]) -> None:
+    with pytest.raises(IctlError) as error:
+        list(data.documents(corpus))
+    assert all(word in str(error.value) for word in words)
+
+
+def test_corpus_of_empty_files(tmp_path) -> None:
+    (tmp_path / "a.txt").write_text("")
+    with pytest.raises(IctlError, match="is empty; expected at least one document"):
+        list(data.documents(f"path:{tmp_path}/*"))
+
+
+def test_split_depends_on_the_document_alone() -> None:
+    docs = [f"document {i}" for i in range(2000)]
+    held = {doc for doc in docs if data.is_held_out(doc)}
+    assert held == {doc for doc in reversed(docs) if data.is_held_out(doc)}
+    assert 0.03 < len(held) / len(docs) < 0.07
+
+
+@pytest.mark.parametrize("kind", data.SYNTHETIC)
+def test_synthetic_documents(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "SYNTHETIC_TOKENS", 512 * 256)
+    docs = list(data.documents(kind, d_vocab=64))
+    assert len(docs) == 256 and all(doc.dtype == np.uint16 and len(doc) == 512 for doc in docs)
+    assert min(doc.min() for doc in docs) >= 1 and max(doc.max() for doc in docs) < 64
+    assert all((a == b).all() for a, b in zip(docs, data.documents(kind, d_vocab=64), strict=True))
+
+
+def test_repeats_come_at_many_offsets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "SYNTHETIC_TOKENS", 512 * 256)
+    offsets = set()
+    for doc in data.documents("repeat", d_vocab=1024):
+        pairs = {}
+        for i, pair in enumerate(zip(doc[:-1].tolist(), doc[1:].tolist(), strict=True)):
+            offsets.add(i - pairs.get(pair, i))
+            pairs[pair] = i
+    assert len(offsets) > 50
+
+
+def test_copy_pay_against_a_loop() -> None:
+    rng = np.random.default_rng(0)
+    train, held_out = rng.integers(0, 8, 3000), rng.integers(0, 8, 1000)
+    counts = np.zeros((8, 8), int)
+    for a, b in zip(train[:-1], train[1:], strict=True):
+        counts[a, b] += 1
+    pays = total = 0
+    for row in held_out[: 1000 // 32 * 32].reshape(-1, 32):
+        last = {}
+        for a, b in zip(row[:-1], row[1:], strict=True):
+            pays += last.get(a) == b != counts[a].argmax()
+            last[a] = b
+            total += 1
+    assert data.copy_pay(train, held_out, 8, window=32) == pytest.approx(pays / total)
+
+
+def test_copy_pay_is_one_where_only_copying_helps() -> None:
+    held_out = np.tile(np.arange(8), 16)[:128]
+    train = np.tile(np.arange(8)[::-1], 50)  # bigrams run the other way
+    assert data.copy_pay(train, held_out, 8, window=128) == pytest.approx(119 / 127)

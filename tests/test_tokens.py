@@ -1,0 +1,109 @@
+"""Tokenisation: exact round trip, hashes on disk, and batches that every model sees in the same order."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from ictl_utils import data, tokens
+from ictl_utils.config import IctlError
+from ictl_utils.tokens import BOS, batches, eval_windows, load_tokens
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("corpus")
+    rng = np.random.default_rng(0)
+    words = ["".join(rng.choice(list("abcdefgh"), rng.integers(2, 7))) for _ in range(300)]
+    for i in range(100):
+        (folder / f"{i}.txt").write_text(" ".join(rng.choice(words, 400)) + f" é {i}\n")
+    return f"path:{folder}/*.txt"
+
+
+def test_round_trip_and_labels(corpus: str, tmp_path) -> None:
+    found = load_tokens(corpus, 400, tmp_path)
+    text = "abc  é\n\tunseen ☃ bytes"
+    assert found.decode(found.encode(text)) == text
+    assert found.labels([BOS, *found.encode("\n")]) == ["<bos>", "↵"]
+    assert found.train.dtype == np.uint16 and int(found.train.max()) < 400
+
+
+def test_split_by_document(corpus: str, tmp_path) -> None:
+    found = load_tokens(corpus, 400, tmp_path)
+    held = [doc for doc in data.documents(corpus) if data.is_held_out(doc)]
+    assert int((found.held_out == BOS).sum()) == len(held)
+    assert found.decode(found.held_out.tolist()) == "".join(held)
+
+
+def test_second_load_reads_the_files(corpus: str, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = load_tokens(corpus, 400, tmp_path)
+    monkeypatch.setattr(tokens, "_build", lambda *_: pytest.fail("built again"))
+    assert load_tokens(corpus, 400, tmp_path).sha == first.sha
+
+
+@pytest.mark.parametrize("damage", ["truncate", "alter", "delete"])
+def test_a_damaged_file_is_built_again(corpus: str, tmp_path, damage: str) -> None:
+    first = load_tokens(corpus, 400, tmp_path)
+    file = next(tmp_path.rglob("train.npy"))
+    content = file.read_bytes()
+    file.unlink()
+    if damage != "delete":
+        file.write_bytes(content[:-10] if damage == "truncate" else content[:-1] + bytes([content[-1] ^ 1]))
+    assert load_tokens(corpus, 400, tmp_path).sha == first.sha
+    assert file.read_bytes() == content
+
+
+def test_vocabulary_larger_than_the_corpus_allows(tmp_path) -> None:
+    for i in range(40):
+        (tmp_path / f"{i}.txt").write_text(f"ab ab {i}")
+    with pytest.raises(IctlError, match=r"d_vocab=1024 is larger than .* allows: it has only \d+ distinct pieces"):
+        load_tokens(f"path:{tmp_path}/*.txt", 1024, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_vocabulary_too_small_for_bytes(corpus: str, tmp_path) -> None:
+    with pytest.raises(IctlError, match="d_vocab=100 is too small for text; use at least 257"):
+        load_tokens(corpus, 100, tmp_path)
+
+
+def test_too_few_documents_to_hold_some_out(tmp_path) -> None:
+    (tmp_path / "a.txt").write_text("one document " * 3000)
+    with pytest.raises(IctlError, match="too few to hold some out"):
+        load_tokens(f"path:{tmp_path}/*.txt", 260, tmp_path / "out")
+
+
+def test_synthetic_corpus_has_no_text(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "SYNTHETIC_TOKENS", 512 * 256)
+    found = load_tokens("markov", 64, tmp_path)
+    assert found.labels([3]) == ["3"]
+    with pytest.raises(IctlError, match="'markov' has no text"):
+        found.encode("hello")
+
+
+def test_batches_resume_where_they_stopped() -> None:
+    ids = np.arange(3000, dtype=np.uint16)
+    whole = list(itertools.islice(batches(ids, 4, 50, data_seed=1), 40))
+    tail = list(itertools.islice(batches(ids, 4, 50, data_seed=1, start=17), 23))
+    assert all((a == b).all() for a, b in zip(whole[17:], tail, strict=True))
+    other = next(batches(ids, 4, 50, data_seed=2))
+    assert not (other == whole[0]).all()
+
+
+def test_one_pass_takes_each_window_once() -> None:
+    ids = np.arange(2050, dtype=np.uint16)
+    per_pass = (len(ids) - 50) // 50 // 4
+    rows = np.concatenate(list(itertools.islice(batches(ids, 4, 50, data_seed=0), per_pass)))
+    assert (rows[:, 0] == BOS).all()
+    seen = rows[:, 1:].ravel()
+    assert len(np.unique(seen)) == len(seen) == per_pass * 200
+
+
+def test_corpus_shorter_than_a_batch() -> None:
+    with pytest.raises(IctlError, match="100 training tokens, fewer than one batch of 8 x 128"):
+        next(batches(np.zeros(100, dtype=np.uint16), 8, 128, 0))
+
+
+def test_more_windows_than_held_out(corpus: str, tmp_path) -> None:
+    found = load_tokens(corpus, 400, tmp_path)
+    with pytest.raises(IctlError, match="n=100000 held-out windows"):
+        eval_windows(found, 100_000, 128)
