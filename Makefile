@@ -5,7 +5,7 @@ VENV := .venv/bin/python
 PORT := 8000
 export PYTHON TORCH
 
-.PHONY: help setup book serve test test-slow lint clean distclean badges release-url bench
+.PHONY: help setup book serve test test-slow lint clean distclean badges release-url bench seeds
 
 help:
 	@echo "make setup        create .venv and install the locked environment"
@@ -15,6 +15,7 @@ help:
 	@echo "make test-slow    the slow tests"
 	@echo "make lint         ruff"
 	@echo "make bench        training throughput beside other implementations"
+	@echo "make seeds        train three seeds of the README's two models, rewrite its table"
 	@echo "make badges       regenerate README's badges and the notebooks' install line from _config.yml"
 	@echo "make release-url URL=https://github.com/you/repo [REF=v1.0]"
 	@echo "                  set the project's home in _config.yml, then make badges"
@@ -45,6 +46,9 @@ lint: setup
 
 bench: setup
 	@$(VENV) bench/train_throughput.py
+
+seeds: setup
+	@$(VENV) bench/three_seeds.py
 
 badges: setup
 	@$(VENV) book/_tools/badges.py

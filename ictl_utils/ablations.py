@@ -8,7 +8,7 @@ from jaxtyping import Float
 
 from .config import one_of, require
 from .loss import each_loss
-from .metrics import Losses, Windows
+from .metrics import Losses, Windows, icl_score
 from .model import Transformer
 
 Heads = list[tuple[int, int]]
@@ -45,10 +45,11 @@ def losses_without(
 def head_mask(model: Transformer, heads: Heads) -> Float[torch.Tensor, "layer head"]:
     """Ones, with zeros at ``heads``."""
     mask = torch.ones(model.cfg.n_layers, model.cfg.n_heads)
+    n_layers, n_heads = mask.shape
     for layer, head in heads:
         require(
-            0 <= layer < model.cfg.n_layers and 0 <= head < model.cfg.n_heads,
-            f"head L{layer}H{head} does not exist; the model has {model.cfg.n_layers} layers of {model.cfg.n_heads} heads.",
+            0 <= layer < n_layers and 0 <= head < n_heads,
+            f"head L{layer}H{head} does not exist; the model has {n_layers} layers of {n_heads} heads.",
         )
         mask[layer, head] = 0.0
     return mask
@@ -67,3 +68,22 @@ def split_heads(scores: Float[np.ndarray, "layer head"], threshold: float = 0.3)
         others = [int(h) for h in np.argsort(scores[layer]) if (layer, int(h)) not in found]
         control += [(layer, head) for head in others[:n]]
     return found, control
+
+
+def knockout_table(
+    model: Transformer, windows: Windows, scores: Float[np.ndarray, "layer head"], threshold: float = 0.3,
+    kind: str = "pattern-preserving",
+) -> list[dict[str, object]]:
+    """ICL score and loss, nats: intact, without the induction heads, without as many others of their layers.
+
+    Args:
+        scores: prefix matching of each head; where none passes ``threshold``, the best head is taken.
+    """
+    found, control = split_heads(scores, min(threshold, float(scores.max()) - 1e-9))
+    rows = []
+    for name, heads in (("intact", []), ("without {}", found), ("without {} instead", control)):
+        losses = losses_without(model, windows, heads, kind)
+        score = icl_score(losses)
+        label = name.format(", ".join(f"L{layer}H{head}" for layer, head in heads))
+        rows.append({"name": label, "icl": score.value, "icl_se": score.se, "loss": float(losses.mean())})
+    return rows

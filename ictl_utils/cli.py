@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
 from .config import IctlError, choose_device, preset, runs_dir
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
-Out = Annotated[Path, typer.Option(help="Folder that holds the runs.", default_factory=runs_dir, show_default="runs folder")]
-Tokens = Annotated[Optional[float], typer.Option(help="Training tokens, 10e6 style; default: the preset's.")]
+Out = Annotated[Path, typer.Option(help="Folder of the runs.", default_factory=runs_dir, show_default="runs folder")]
+Tokens = Annotated[float | None, typer.Option(help="Training tokens, 10e6 style; default: the preset's.")]
 
 
 @app.command()
@@ -25,7 +25,7 @@ def train(
     seed: Annotated[int, typer.Option(help="Seed of the initial weights.")] = 0,
     data_seed: Annotated[int, typer.Option(help="Seed of the order of the data.")] = 0,
     tokens: Tokens = None,
-    corpus: Annotated[str, typer.Option(help="stdlib, docstrings, path:GLOB, hf:NAME, repeat, bursty, markov.")] = "stdlib",
+    corpus: Annotated[str, typer.Option(help="stdlib, docstrings, path:GLOB, hf:NAME or synthetic.")] = "stdlib",
     out: Out = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
@@ -48,7 +48,7 @@ def train(
 def measure(
     out: Out = None,
     windows: Annotated[int, typer.Option(help="Held-out windows of n_ctx tokens.")] = 512,
-    jobs: Annotated[Optional[int], typer.Option(help="Processes; default: one a core.")] = None,
+    jobs: Annotated[int | None, typer.Option(help="Processes; default: one a core.")] = None,
 ) -> None:
     """Measure every snapshot of every run in a folder; writes measures.parquet there."""
     import pandas as pd
@@ -77,7 +77,7 @@ def show(out: Out = None) -> None:
 
 @app.command()
 def corpora(
-    names: Annotated[Optional[list[str]], typer.Argument(help="Corpora to look at; default: those that need no download.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(help="Default: all that need no download.")] = None,
     d_vocab: Annotated[int, typer.Option(help="Vocabulary size.")] = 1024,
 ) -> None:
     """Size of each corpus, and the share of tokens where copying pays (copy_pay)."""

@@ -212,7 +212,8 @@ class Transformer(nn.Module):
             self.check(tokens)
         if head_mask is not None:
             expected = (cfg.n_layers, cfg.n_heads)
-            require(tuple(head_mask.shape) == expected, f"head_mask has shape {tuple(head_mask.shape)}, not {expected}.")
+            found = tuple(head_mask.shape)
+            require(found == expected, f"head_mask has shape {found}; expected (layers, heads) = {expected}.")
         for layer in patterns or {}:
             require(0 <= layer < cfg.n_layers, f"patterns for layer {layer}, but the model has {cfg.n_layers} layers.")
 

@@ -37,7 +37,7 @@ class Run:
         try:
             self.manifest = json.loads((self.path / MANIFEST).read_text())
         except FileNotFoundError:
-            raise IctlError(f"{self.path} holds no {MANIFEST}; expected the folder of a run made by `ictl train`.") from None
+            raise IctlError(f"{self.path} holds no {MANIFEST}; expected the folder of a run of `ictl train`.") from None
         except (json.JSONDecodeError, UnicodeDecodeError):
             raise IctlError(f"{self.path / MANIFEST} is damaged; delete the folder and train the run again.") from None
         self.model_cfg = ModelConfig(**self.manifest["model"])

@@ -1,0 +1,57 @@
+"""One way through the code: imports go only backward along the line, and the core needs no plotting."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[1] / "ictl_utils"
+LINE = [
+    "config", "data", "tokens", "model", "handmade", "loss", "snapshots", "train", "metrics", "ablations", "measure",
+    "figures_style", "figures_training", "figures_context", "figures_heads", "figures_tokens", "figures",
+    "viz_slider", "viz_lab", "viz", "cli", "__main__",
+]  # fmt: skip
+
+
+def imported(module: str) -> set[str]:
+    """Names of the package's own modules that ``module`` imports anywhere, also inside functions."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.level or (node.module or "").startswith("ictl_utils")):
+            name = (node.module or "").removeprefix("ictl_utils").removeprefix(".").split(".")[0]
+            found |= {name} if name else {alias.name for alias in node.names}
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("ictl_utils.")}
+    return found
+
+
+def test_every_module_is_on_the_line() -> None:
+    assert sorted(LINE) == sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+
+
+def test_imports_go_backward() -> None:
+    wrong = [f"{module} imports {name}" for module in LINE for name in imported(module)
+             if name in LINE and LINE.index(name) >= LINE.index(module)]  # fmt: skip
+    assert wrong == []
+
+
+def test_the_core_imports_without_plotting_and_book_tools() -> None:
+    core = LINE[: LINE.index("figures_style")]
+    code = f"import sys, {', '.join('ictl_utils.' + m for m in core)}; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    heavy = {"matplotlib", "circuitsvis", "ipywidgets", "transformer_lens", "IPython", "datasets", "sphinx"}
+    assert heavy.isdisjoint(loaded)
+
+
+def test_modules_and_functions_stay_short() -> None:
+    long = []
+    for path in PACKAGE.glob("*.py"):
+        text = path.read_text()
+        if text.count("\n") > 275:
+            long.append(path.name)
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and path.name != "cli.py":
+                doc = node.body[0].end_lineno - node.body[0].lineno + 1 if ast.get_docstring(node) else 0
+                if node.end_lineno - node.lineno + 1 - doc > 32:
+                    long.append(f"{path.name}:{node.name}")
+    assert long == []

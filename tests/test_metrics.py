@@ -1,0 +1,186 @@
+"""Measurements against loops and against curves whose answer is known."""
+
+import numpy as np
+import pytest
+import torch
+
+from ictl_utils import ablations, metrics
+from ictl_utils.config import IctlError, ModelConfig
+from ictl_utils.model import Transformer
+from ictl_utils.tokens import BOS, Tokens
+
+
+@pytest.fixture(scope="module")
+def model() -> Transformer:
+    model = Transformer(ModelConfig(d_model=32, n_heads=4, n_ctx=64, d_vocab=200), seed=0)
+    return model.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def windows() -> np.ndarray:
+    rows = np.random.default_rng(0).integers(1, 200, (10, 65))
+    rows[:, 0] = BOS
+    return rows
+
+
+@pytest.fixture(scope="module")
+def tokens() -> Tokens:
+    ids = np.repeat(np.arange(200), np.arange(200, 0, -1)).astype(np.uint16)
+    return Tokens("synthetic", 200, ids, ids[:500], None, "", 1, 0)
+
+
+def cross_entropy(logits: torch.Tensor, windows: np.ndarray) -> torch.Tensor:
+    right = torch.from_numpy(windows[:, 1:])
+    return torch.nn.functional.cross_entropy(logits.transpose(1, 2), right, reduction="none")
+
+
+def test_token_losses_against_torch(model: Transformer, windows: np.ndarray) -> None:
+    expected = cross_entropy(model(torch.from_numpy(windows[:, :-1])), windows)
+    assert np.allclose(metrics.token_losses(model, windows, chunk=3), expected.numpy(), atol=1e-5)
+
+
+def test_icl_score_sign_and_error() -> None:
+    losses = np.full((100, 128), 3.0)
+    losses[:, 64:] = 2.5  # context helps
+    losses += np.random.default_rng(0).normal(0, 0.1, losses.shape)
+    score = metrics.icl_score(losses)
+    assert score.value == pytest.approx(-0.5, abs=0.02)
+    assert score.at_positions == pytest.approx(-0.5, abs=0.05)
+    assert (score.late, score.early) == ((112, 128), (8, 16))
+    each = losses[:, 112:].mean(1) - losses[:, 8:16].mean(1)
+    assert score.se == pytest.approx(each.std(ddof=1) / 10)
+
+
+def test_icl_score_is_the_papers_where_the_context_is_long_enough() -> None:
+    losses = np.tile(np.arange(512.0), (3, 1))
+    assert metrics.icl_score(losses).at_positions == 450.0
+
+
+@pytest.mark.parametrize("bad", [{"late": (120, 140)}, {"positions": (500, 50)}, {"early": (9, 9)}])
+def test_icl_positions_beyond_the_context(bad: dict) -> None:
+    with pytest.raises(IctlError, match="do not fit n_ctx=128; choose positions in 0..127"):
+        metrics.icl_score(np.zeros((4, 128)), **bad)
+
+
+def test_loss_derivative_of_a_logarithm() -> None:
+    by_position = -0.3 * np.log(np.arange(1, 513))[None] + 5
+    positions, slope = metrics.loss_derivative(np.pad(by_position, ((0, 0), (1, 0)), mode="edge"))
+    assert len(positions) == slope.shape[1]
+    assert slope[0, 4:] == pytest.approx(-0.3, abs=0.03)
+
+
+def test_phase_change_finds_a_step() -> None:
+    tokens = np.linspace(0, 10e6, 80)
+    curve = -0.1 - 0.6 / (1 + np.exp(-(tokens - 4e6) / 2e5))
+    window = metrics.phase_change(tokens, curve)
+    assert abs(window.steepest - 4e6) < 2e5
+    assert 2.8e6 < window.start < 3.8e6 < 4.2e6 < window.end < 5.2e6
+    assert window.ten_ninety[0] < 4e6 < window.ten_ninety[1]
+
+
+def test_phase_change_needs_snapshots() -> None:
+    with pytest.raises(IctlError, match="3 snapshots are too few"):
+        metrics.phase_change(np.arange(3), np.zeros(3))
+
+
+def test_earlier_successors_against_a_loop() -> None:
+    ids = torch.randint(0, 6, (4, 20), generator=torch.Generator().manual_seed(0))
+    found = metrics.earlier_successors(ids)
+    for b in range(4):
+        for i in range(20):
+            for j in range(20):
+                expected = 1 <= j <= i and ids[b, j - 1] == ids[b, i] != BOS
+                assert bool(found[b, i, j]) == bool(expected)
+
+
+def test_prefix_matching_against_a_loop(model: Transformer, tokens: Tokens) -> None:
+    probe = metrics.repeated_blocks(tokens, n=3, length=10, repeats=4)
+    patterns = model.forward_with_cache(probe).patterns
+    expected = np.zeros((2, 4))
+    for layer in range(2):
+        for head in range(4):
+            hits = [sum(patterns[layer][b, head, i, 1 + j + 10 * r + 1].item() for r in range(copy))
+                    for b in range(3) for copy in range(1, 4) for j in range(10) for i in [1 + j + 10 * copy]]
+            expected[layer, head] = np.mean(hits)
+    assert np.allclose(metrics.prefix_matching(model, probe), expected, atol=1e-6)
+
+
+def test_the_papers_probe(tokens: Tokens) -> None:
+    probe = metrics.repeated_blocks(tokens)
+    assert probe.shape == (10, 101) and (probe[:, 0] == BOS).all()
+    assert all(len(set(row.tolist())) == 25 for row in probe[:, 1:26])
+    assert torch.equal(probe[:, 1:26], probe[:, 76:])
+    common = np.argsort(-tokens.counts)[:10]
+    assert not np.isin(probe[:, 1:].numpy(), common).any()
+    assert (tokens.counts[probe[:, 1:].numpy()] > 0).all()
+
+
+def test_random_probe_has_no_fixed_offset(tokens: Tokens) -> None:
+    probe = metrics.random_blocks(tokens, 100)
+    target = metrics.earlier_successors(probe)
+    offsets = {int(i - j) for _, i, j in target.nonzero().tolist()}
+    assert len(offsets) > 20 and probe.shape == (32, 100)
+
+
+def test_ranks_never_reach_unseen_ids() -> None:
+    counts = np.array([5, 4, 0, 0])
+    with pytest.raises(IctlError, match="never seen in training"):
+        metrics.usable_ids(counts, (0, 4))
+    with pytest.raises(IctlError, match="ranks 3 to 9"):
+        metrics.usable_ids(counts, (3, 9))
+
+
+def test_previous_token_against_a_loop(model: Transformer, windows: np.ndarray) -> None:
+    patterns = model.forward_with_cache(torch.from_numpy(windows[:, :-1])).patterns
+    expected = np.mean([[patterns[1][b, 2, i, i - 1].item() for i in range(1, 64)] for b in range(10)])
+    assert metrics.previous_token(model, windows)[1, 2] == pytest.approx(expected, abs=1e-6)
+
+
+def test_pca_recovers_a_plane() -> None:
+    rng = np.random.default_rng(0)
+    plane = rng.normal(size=(2, 300))
+    paths = [rng.normal(size=(20, 2)) * [5, 2] @ plane for _ in range(2)]
+    found, share = metrics.loss_pca(paths)
+    assert share.sum() == pytest.approx(1.0)
+    distance = np.linalg.norm(paths[0][3] - paths[1][7])
+    assert np.linalg.norm(found[0][3] - found[1][7]) == pytest.approx(distance)
+
+
+def test_ablation_of_nothing_is_the_model(model: Transformer, windows: np.ndarray) -> None:
+    for kind in ablations.KINDS:
+        found = ablations.losses_without(model, windows, [], kind)
+        assert np.allclose(found, metrics.token_losses(model, windows), atol=1e-5)
+
+
+def test_full_ablation_is_a_zeroed_output_matrix(model: Transformer, windows: np.ndarray) -> None:
+    without = Transformer(model.cfg)
+    without.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        without.W_O[0, 1] = 0
+        without.W_O[1, 3] = 0
+    found = ablations.losses_without(model, windows, [(0, 1), (1, 3)], "full", chunk=4)
+    assert np.allclose(found, metrics.token_losses(without, windows), atol=1e-5)
+
+
+def test_pattern_preserving_ablation_keeps_later_patterns(model: Transformer, windows: np.ndarray) -> None:
+    ids = torch.from_numpy(windows[:, :-1])
+    cache, mask = model.forward_with_cache(ids), torch.ones(2, 4)
+    mask[0, 1] = 0
+    frozen = model.forward_with_cache(ids, patterns=dict(enumerate(cache.patterns)), head_mask=mask)
+    expected = cross_entropy(frozen.logits, windows)
+    found = ablations.losses_without(model, windows, [(0, 1)], "pattern-preserving")
+    assert np.allclose(found, expected.numpy(), atol=1e-5)
+    assert not np.allclose(found, ablations.losses_without(model, windows, [(0, 1)], "full"), atol=1e-6)
+
+
+def test_controls_come_from_the_same_layers() -> None:
+    scores = np.array([[0.0, 0.1, 0.2, 0.05], [0.9, 0.1, 0.5, 0.2]])
+    found, control = ablations.split_heads(scores)
+    assert found == [(1, 0), (1, 2)] and control == [(1, 1), (1, 3)]
+
+
+def test_unknown_head_and_kind(model: Transformer, windows: np.ndarray) -> None:
+    with pytest.raises(IctlError, match="L2H0 does not exist; the model has 2 layers of 4 heads"):
+        ablations.losses_without(model, windows, [(2, 0)])
+    with pytest.raises(IctlError, match="kind='mean'.*full, pattern-preserving"):
+        ablations.losses_without(model, windows, [(0, 0)], "mean")

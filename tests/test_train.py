@@ -1,0 +1,174 @@
+"""Training: kill -9 and resume, damaged files, full disks, parallel runs, and what a manifest says."""
+
+import errno
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from ictl_utils import data, snapshots
+from ictl_utils import train as training
+from ictl_utils.config import IctlError, ModelConfig, TrainConfig, run_id
+from ictl_utils.snapshots import Run, find_runs
+from ictl_utils.train import learning_rate, snapshot_steps, train, train_many
+
+MODEL = ModelConfig(n_layers=1, d_model=32, n_heads=2, n_ctx=32, d_vocab=64)
+CONFIG = TrainConfig(corpus="repeat", tokens=300 * 4 * 32, batch=4, snapshots=30, warmup=10)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_corpus(tmp_path_factory: pytest.TempPathFactory):
+    """A corpus that is made in a moment, also in child processes."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ICTL_HOME", str(tmp_path_factory.mktemp("home")))
+        patch.setattr(data, "SYNTHETIC_TOKENS", 512 * 256)
+        yield
+
+
+def same_weights(a: Run, b: Run, i: int = -1) -> bool:
+    one, two = a.model(i).state_dict(), b.model(i).state_dict()
+    return all(torch.equal(one[name], two[name]) for name in one)
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return train(MODEL, CONFIG, tmp_path_factory.mktemp("unbroken"), device="cpu")
+
+
+def test_learns_and_says_what_it_did(unbroken: Run) -> None:
+    m = unbroken.manifest
+    assert unbroken.finished and unbroken.tokens[0] == 0 and unbroken.tokens[-1] == CONFIG.tokens
+    assert m["losses"][-1][1] < m["losses"][0][1]
+    assert m["corpus"]["sha256"] and m["interpreter"] and m["versions"]["torch"] and m["device"]["name"] == "cpu"
+    assert m["flops"] == unbroken.model().flops_per_token() * CONFIG.tokens and m["seconds"] > 0
+    assert not list(unbroken.path.glob("state_*")) and not list(unbroken.path.glob("*.part"))
+
+
+def test_a_finished_run_is_not_trained_again(unbroken: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training._Trainer, "_take_step", lambda *_: pytest.fail("trained again"))
+    assert len(train(MODEL, CONFIG, unbroken.path.parent)) == len(unbroken)
+
+
+CHILD = """
+from dataclasses import replace
+from ictl_utils import data
+data.SYNTHETIC_TOKENS = 512 * 256
+from ictl_utils.config import ModelConfig, TrainConfig
+from ictl_utils.train import train
+train(ModelConfig(**{model}), TrainConfig(**{config}), {out!r}, device="cpu")
+"""
+
+
+@pytest.mark.parametrize("attempt", range(2))
+def test_killed_and_resumed_gives_the_same_weights(unbroken: Run, tmp_path: Path, attempt: int) -> None:
+    from dataclasses import asdict
+
+    code = CHILD.format(model=asdict(MODEL), config=asdict(CONFIG), out=str(tmp_path))
+    stop_at = random.SystemRandom().randrange(2, len(unbroken) - 2)
+    child = subprocess.Popen([sys.executable, "-c", code], env=dict(os.environ))
+    path = tmp_path / run_id(MODEL, CONFIG)
+    while child.poll() is None:
+        try:
+            if len(Run(path)) >= stop_at:
+                break
+        except IctlError:
+            pass
+        time.sleep(0.001)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    kept = Run(path)
+    assert not kept.finished, "the child ended before it could be killed"
+    for i in range(len(kept)):
+        kept.model(i)  # every listed snapshot is whole
+    resumed = train(MODEL, CONFIG, tmp_path, device="cpu")
+    assert len(resumed) == len(unbroken)
+    assert all(same_weights(resumed, unbroken, i) for i in (len(kept) - 1, -2, -1))
+    assert resumed.manifest["losses"] == unbroken.manifest["losses"]
+
+
+@pytest.mark.parametrize("damage, words", [
+    ("truncate", "truncated or altered"), ("alter", "truncated or altered"), ("delete", "is missing although"),
+])
+def test_damaged_snapshot_is_refused(tmp_path: Path, damage: str, words: str) -> None:
+    run = train(MODEL, TrainConfig(corpus="repeat", tokens=1280, batch=4, snapshots=3), tmp_path)
+    file = run.path / run.manifest["snapshots"][-1]["file"]
+    content = file.read_bytes()
+    file.unlink()
+    if damage != "delete":
+        file.write_bytes(content[:-4] if damage == "truncate" else content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(IctlError, match=words):
+        run.model()
+    assert run.model(0) is not None
+
+
+def test_unknown_snapshot_and_folders_that_hold_no_run(unbroken: Run, tmp_path: Path) -> None:
+    with pytest.raises(IctlError, match=r"snapshot 999 .* does not exist; it has \d+"):
+        unbroken.model(999)
+    with pytest.raises(IctlError, match="holds no manifest.json"):
+        Run(tmp_path)
+    with pytest.raises(IctlError, match="holds no run"):
+        find_runs(tmp_path)
+    (tmp_path / "manifest.json").write_text("{half")
+    with pytest.raises(IctlError, match="damaged; delete the folder"):
+        Run(tmp_path)
+
+
+def test_full_disk_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, real = [], os.fsync
+
+    def full(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) > 7:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(descriptor)
+
+    monkeypatch.setattr(snapshots.os, "fsync", full)
+    with pytest.raises(IctlError, match="the disk is full: .* MB more; free some space"):
+        train(MODEL, CONFIG, tmp_path, device="cpu")
+    monkeypatch.setattr(snapshots.os, "fsync", real)
+    run = Run(tmp_path / run_id(MODEL, CONFIG))
+    assert not list(run.path.glob("*.part")) and all(run.model(i) for i in range(len(run)))
+    assert train(MODEL, CONFIG, tmp_path, device="cpu").finished
+
+
+def test_another_state_of_the_corpus_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    short = TrainConfig(corpus="markov", tokens=1280, batch=4, snapshots=3)
+    train(MODEL, short, tmp_path)
+    monkeypatch.setattr(data, "SYNTHETIC_TOKENS", 2 * 512 * 256)
+    with pytest.raises(IctlError, match="another state of corpus='markov'"):
+        train(MODEL, short, tmp_path)
+
+
+def test_many_at_once_equal_one_by_one(unbroken: Run, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    configs = [(MODEL, CONFIG), (replace(MODEL, smear="key"), CONFIG)]
+    runs = train_many(configs, unbroken.path.parent)
+    assert [run.label for run in runs] == ["1L", "1L smeared keys"] and all(run.finished for run in runs)
+    alone = train(*configs[1], tmp_path, device="cpu")
+    assert same_weights(runs[1], alone)
+
+
+def test_data_seed_and_init_seed_are_separate(unbroken: Run, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    other = train(MODEL, replace(CONFIG, data_seed=1, tokens=1280), tmp_path)
+    assert same_weights(other, unbroken, 0) and not same_weights(other, unbroken)
+
+
+def test_snapshot_steps() -> None:
+    steps = snapshot_steps(5000, 60)
+    assert steps[0] == 0 and steps[-1] == 5000 and steps == sorted(set(steps)) and 45 <= len(steps) <= 61
+    assert snapshot_steps(1, 5) == [0, 1]
+
+
+def test_learning_rate() -> None:
+    cfg = TrainConfig(lr=1.0, warmup=10)
+    assert [learning_rate(cfg, step, 110) for step in (0, 9, 10, 110)] == pytest.approx([0.1, 1.0, 1.0, 0.1])
+    assert learning_rate(TrainConfig(lr=1.0, schedule="constant"), 10_000, 110) == 1.0
