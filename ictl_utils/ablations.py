@@ -38,7 +38,7 @@ def losses_without(
         if kind == "pattern-preserving":
             kept = dict(enumerate(model.forward_with_cache(ids).patterns))
         resid = model.forward_with_cache(ids, patterns=kept, head_mask=mask).resid[-1]
-        parts.append(each_loss(model.norm(resid).flatten(0, 1), model.W_U, rows[:, 1:].flatten()).view(len(rows), -1))
+        parts.append(each_loss(model.read_out(resid).flatten(0, 1), model.W_U, rows[:, 1:].flatten()).view(len(rows), -1))
     return torch.cat(parts).numpy()
 
 

@@ -44,7 +44,7 @@ class ModelConfig:
     positions: str = "shortformer"  # sinusoids added to the inputs of W_Q and W_K only
     smear: str = "none"  # which of key, query, value is mixed with the position before
     norm: bool = True  # LayerNorm without gain or bias before every read
-    init_qk: float = 0.09  # standard deviation of W_Q and W_K at the start
+    init_qk: float = 0.06  # standard deviation of W_Q and W_K at the start
 
     def __post_init__(self) -> None:
         require(0 <= self.n_layers <= 8, f"n_layers={self.n_layers} is out of range; use 0 to 8.")
@@ -112,7 +112,7 @@ class TrainConfig:
 PRESETS: dict[str, tuple[ModelConfig, TrainConfig]] = {
     "smoke": (ModelConfig(), TrainConfig(tokens=1_250_000, snapshots=16)),
     "laptop": (ModelConfig(), TrainConfig()),
-    "gpu": (ModelConfig(d_model=512, n_heads=8, n_ctx=512, d_vocab=4096, init_qk=0.044),
+    "gpu": (ModelConfig(d_model=512, n_heads=8, n_ctx=512, d_vocab=4096, init_qk=0.03),
             TrainConfig(tokens=500_000_000, batch=64, lr=1.5e-3, warmup=200, snapshots=120)),
 }
 """smoke: seconds on one core. laptop: minutes on one core. gpu: n_ctx 512, so that the paper's

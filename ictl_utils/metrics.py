@@ -32,7 +32,7 @@ def token_losses(model: Transformer, windows: Windows, chunk: int = 64) -> Losse
     model.check(torch.from_numpy(windows[:, :-1]))
     parts = []
     for rows in torch.from_numpy(windows).split(chunk):
-        x = model.norm(model.trunk(rows[:, :-1]))
+        x = model.read_out(model.trunk(rows[:, :-1]))
         parts.append(each_loss(x.flatten(0, 1), model.W_U, rows[:, 1:].flatten()).view(len(rows), -1))
     return torch.cat(parts).numpy()
 

@@ -46,10 +46,16 @@ class Transformer(nn.Module):
     Initial weights, all normal with mean 0, drawn with ``seed`` alone:
 
     ====================  =======================================
+    W_E                   1
     W_Q, W_K              ``cfg.init_qk``
-    all other matrices    0.02
-    alpha, biases         0 (half and half for smeared heads)
+    all other matrices    0.05
+    W_pos                 0.7 (``positions="learned"`` only)
+    ln1, ln2, ln_final    1, not drawn (gains of LayerNorm; no biases)
+    alpha, b_in, b_out    0, not drawn (alpha 0: smeared half and half)
     ====================  =======================================
+
+    A large W_E keeps the tokens nearly orthogonal in the residual stream and well above what untrained
+    heads add to it; with 0.02 induction heads form at half the speed (``bench/recipe.md``).
     """
 
     def __init__(self, cfg: ModelConfig, seed: int = 0) -> None:
@@ -57,16 +63,20 @@ class Transformer(nn.Module):
         self.cfg = cfg
         d, n, h, dh = cfg.d_model, cfg.n_layers, cfg.n_heads, cfg.d_head
         normal = partial(_normal, torch.Generator().manual_seed(seed))
-        self.W_E, self.W_U = normal(0.02, cfg.d_vocab, d), normal(0.02, d, cfg.d_vocab)
+        self.W_E, self.W_U = normal(1.0, cfg.d_vocab, d), normal(0.05, d, cfg.d_vocab)
         self.W_Q, self.W_K = normal(cfg.init_qk, n, h, d, dh), normal(cfg.init_qk, n, h, d, dh)
-        self.W_V, self.W_O = normal(0.02, n, h, d, dh), normal(0.02, n, h, dh, d)
+        self.W_V, self.W_O = normal(0.05, n, h, d, dh), normal(0.05, n, h, dh, d)
+        if cfg.norm:
+            self.ln1, self.ln_final = nn.Parameter(torch.ones(n, d)), nn.Parameter(torch.ones(d))
         if cfg.mlp:
-            self.W_in, self.W_out = normal(0.02, n, d, 4 * d), normal(0.02, n, 4 * d, d)
+            self.W_in, self.W_out = normal(0.05, n, d, 4 * d), normal(0.05, n, 4 * d, d)
             self.b_in, self.b_out = nn.Parameter(torch.zeros(n, 4 * d)), nn.Parameter(torch.zeros(n, d))
+            if cfg.norm:
+                self.ln2 = nn.Parameter(torch.ones(n, d))
         if cfg.smear != "none":
             self.alpha = nn.Parameter(torch.zeros(n, h))
         if cfg.positions == "learned":
-            self.W_pos = normal(0.02, cfg.n_ctx, d)
+            self.W_pos = normal(0.7, cfg.n_ctx, d)
         self.register_buffer("sinusoids", _sinusoids(cfg.n_ctx, d), persistent=False)
         self.register_buffer("angles", _angles(cfg.n_ctx, dh), persistent=False)
 
@@ -79,7 +89,7 @@ class Transformer(nn.Module):
             IctlError: a sequence longer than ``n_ctx``, or an id outside the vocabulary.
         """
         self.check(tokens)
-        return self.norm(self.trunk(tokens)) @ self.W_U
+        return self.read_out(self.trunk(tokens)) @ self.W_U
 
     def trunk(self, tokens: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
         """Residual stream after all layers, unchecked: the part of the fast path training uses."""
@@ -127,7 +137,7 @@ class Transformer(nn.Module):
             stream.append(after + self.mlp(after, w) if self.cfg.mlp else after)
             for name, value in zip(seen, (q, k, v, pattern, z), strict=True):
                 seen[name].append(value)
-        return Cache(stream, **seen, logits=self.norm(stream[-1]) @ self.W_U, W_O=self.W_O,
+        return Cache(stream, **seen, logits=self.read_out(stream[-1]) @ self.W_U, W_O=self.W_O,
                      start_layer=start_layer)
 
     # ---- the pieces both paths share ------------------------------------------------------------
@@ -137,13 +147,18 @@ class Transformer(nn.Module):
         resid = F.embedding(tokens, self.W_E)
         return resid + self.W_pos[: tokens.shape[1]] if self.cfg.positions == "learned" else resid
 
-    def norm(self, x: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_model"]:
-        """LayerNorm without gain or bias (they fold into the next matrix), or nothing."""
-        return F.layer_norm(x, x.shape[-1:]) if self.cfg.norm else x
+    def norm(self, x: Float[Tensor, "... d_model"], gain: Float[Tensor, "d_model"] | None
+             ) -> Float[Tensor, "... d_model"]:
+        """LayerNorm with a gain and no bias, or nothing."""
+        return F.layer_norm(x, x.shape[-1:], gain) if self.cfg.norm else x
+
+    def read_out(self, resid: Float[Tensor, "... d_model"]) -> Float[Tensor, "... d_model"]:
+        """What the unembedding W_U reads: the residual stream after the final LayerNorm."""
+        return self.norm(resid, getattr(self, "ln_final", None))
 
     def layers(self) -> list[dict[str, Tensor]]:
         """The weights layer by layer; one unbind a stacked weight keeps its gradient one tensor."""
-        names = [name for name, p in self.named_parameters() if name not in ("W_E", "W_U", "W_pos")]
+        names = [name for name, p in self.named_parameters() if name not in ("W_E", "W_U", "W_pos", "ln_final")]
         columns = zip(*(getattr(self, name).unbind() for name in names), strict=True)
         return [dict(zip(names, column, strict=True)) for column in columns]
 
@@ -151,7 +166,7 @@ class Transformer(nn.Module):
             ) -> list[Float[Tensor, "batch head pos d_head"]]:
         """Queries, keys and values of the layer with weights ``w``, positions and smearing applied."""
         cfg, pos = self.cfg, resid.shape[1]
-        x = self.norm(resid)
+        x = self.norm(resid, w.get("ln1"))
         placed = x + self.sinusoids[:pos] if cfg.positions == "shortformer" else x
         qk = placed @ torch.cat([w["W_Q"], w["W_K"]]).transpose(0, 1).flatten(1)  # one product for both
         v = x @ w["W_V"].transpose(0, 1).flatten(1)
@@ -167,7 +182,7 @@ class Transformer(nn.Module):
     def mlp(self, resid: Float[Tensor, "batch pos d_model"], w: dict[str, Tensor]
             ) -> Float[Tensor, "batch pos d_model"]:
         """What the MLP of a layer adds: GELU between two matrices, four times as wide."""
-        hidden = F.gelu(self.norm(resid) @ w["W_in"] + w["b_in"])
+        hidden = F.gelu(self.norm(resid, w.get("ln2")) @ w["W_in"] + w["b_in"])
         return hidden @ w["W_out"] + w["b_out"]
 
     # ---- facts and checks -----------------------------------------------------------------------

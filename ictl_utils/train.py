@@ -138,7 +138,7 @@ class _Trainer:
         half = self.device.dtype != "float32"
         context = torch.autocast(self.device.name, getattr(torch, self.device.dtype)) if half else nullcontext()
         with context:
-            x = self.model.norm(self.model.trunk(batch[:, :-1])).flatten(0, 1)
+            x = self.model.read_out(self.model.trunk(batch[:, :-1])).flatten(0, 1)
             targets = batch[:, 1:].flatten()
             loss = (torch.nn.functional.cross_entropy((x @ self.model.W_U).float(), targets) if half
                     else mean_loss(x, self.model.W_U, targets))

@@ -21,8 +21,8 @@ KINDS = [
 def build(**kind) -> Transformer:
     model = Transformer(ModelConfig(**{"d_model": 32, "n_heads": 4, "n_ctx": 40, "d_vocab": 50, **kind}), seed=1)
     with torch.no_grad():  # larger than at the start, so that a difference would show
-        for weight in model.parameters():
-            weight.mul_(4)
+        for name, weight in model.named_parameters():
+            weight.mul_(torch.rand_like(weight) + 0.5 if name.startswith("ln") else 1 if name == "W_E" else 3)
         if kind.get("smear"):
             model.alpha.copy_(torch.randn(model.alpha.shape))
     return model.eval().requires_grad_(False)
@@ -53,13 +53,13 @@ def test_against_a_naive_head_by_head_loop() -> None:
     model, tokens = build(), ids(1)
     x, sinus = model.W_E[tokens[0]], model.sinusoids
     for layer in range(2):
-        read = torch.nn.functional.layer_norm(x, (32,))
+        read = torch.nn.functional.layer_norm(x, (32,)) * model.ln1[layer]
         for head in range(4):
             q = (read + sinus) @ model.W_Q[layer, head]
             k = (read + sinus) @ model.W_K[layer, head]
             scores = (q @ k.T / math.sqrt(8)).masked_fill(torch.ones(40, 40).triu(1).bool(), -torch.inf)
             x = x + scores.softmax(-1) @ read @ model.W_V[layer, head] @ model.W_O[layer, head]
-    logits = torch.nn.functional.layer_norm(x, (32,)) @ model.W_U
+    logits = torch.nn.functional.layer_norm(x, (32,)) * model.ln_final @ model.W_U
     assert torch.allclose(model(tokens)[0], logits, atol=1e-5)
 
 
