@@ -1,8 +1,9 @@
-"""Training throughput beside other implementations, as ratios from one run. `make bench` (a minute or two).
+"""Training throughput beside other implementations, as ratios from one run. `make bench` (about a minute).
 
 The same model (layers, width, heads, context, vocabulary), windows, dtype, AdamW and clipping in every
 implementation, from the same weights; rounds go A-B-C-D, A-B-C-D in one process on one thread. The round
-before the first is not timed: there the losses are compared, and the run stops where they differ.
+before the first is not timed: there the losses are compared, and the run stops where the first one differs.
+Biases, which our model does not have, are kept at 0 in the peers.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ NOTES = {
     "TransformerLens": "boot_native and its own training loop; materialises patterns and calls hooks by design; "
                        "separate q, k, v; not fused AdamW with beta2 fixed at 0.999; computes one position more",
     "plain loop": "nanoGPT's way: fused c_attn, scaled_dot_product_attention, logits whole, fused AdamW",
-    "HF Trainer": "GPT-2 blocks without their MLP; its own Trainer with callbacks, accelerate and DataLoader",
+    "HF Trainer": "GPT-2 blocks without their MLP; its own Trainer with callbacks, accelerate and DataLoader; "
+                  "LayerNorm gains without weight decay",
     "HF Trainer, no DataLoader": "the same, batches made beforehand",
 }  # fmt: skip
 Windows = Int[Tensor, "step batch n_ctx_plus_1"]
@@ -137,21 +139,23 @@ class Ours(training._Trainer):
 # ---- peers ------------------------------------------------------------------------------------------
 
 
-def matrices(cfg: ModelConfig, seed: int) -> dict[str, Tensor]:
-    """Our initial weights as others keep them: q, k, v, o of shape [layer, in, out]."""
-    w = {name: p.detach() for name, p in Transformer(cfg, seed).named_parameters()}
-    heads = {x: w[f"W_{x.upper()}"].transpose(1, 2).flatten(2) for x in "qkv"}
-    return {**heads, "o": w["W_O"].flatten(1, 2), "E": w["W_E"], "pos": w["W_pos"], "U": w["W_U"]}
+def matrices(setting: Setting) -> dict[str, Tensor]:
+    """Our initial weights as others keep them: q, k, v, o and qkv of shape [layer, in, out]."""
+    w = {name: p.detach() for name, p in Transformer(setting.model, setting.train.init_seed).named_parameters()}
+    q, k, v = (w[name].transpose(1, 2).flatten(2) for name in ("W_Q", "W_K", "W_V"))
+    return w | {"q": q, "k": k, "v": v, "qkv": torch.cat([q, k, v], dim=2), "o": w["W_O"].flatten(1, 2)}
 
 
 def fill(model: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Copy ``weights`` in; what has no counterpart in our model (biases 0, gains 1) stays as it is."""
+    """Copy ``weights`` in, ``{}`` standing for the layer; what our model has not (biases) is kept at 0."""
     named = {name.replace("._original_component", ""): p for name, p in model.named_parameters()}
-    for p in named.values():
-        p.requires_grad_(False)
+    model.requires_grad_(False)
     for name, value in weights.items():
-        named[name][: len(value)].copy_(value)  # TransformerLens has one position more
-        named[name].requires_grad_(True)
+        layers = enumerate(value) if "{}" in name else [(0, value)]
+        for layer, part in layers:
+            p = named[name.format(layer)]
+            p[: len(part)].copy_(part)  # TransformerLens has one position more
+            p.requires_grad_(True)
 
 
 @contextmanager
@@ -188,12 +192,12 @@ class PlainBlock(nn.Module):
     def __init__(self, cfg: ModelConfig) -> None:
         super().__init__()
         self.n_heads = cfg.n_heads
-        self.ln = nn.LayerNorm(cfg.d_model, elementwise_affine=False)
+        self.ln_1 = nn.LayerNorm(cfg.d_model, bias=False)
         self.c_attn = nn.Linear(cfg.d_model, 3 * cfg.d_model, bias=False)
         self.c_proj = nn.Linear(cfg.d_model, cfg.d_model, bias=False)
 
     def forward(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_model"]:
-        split = self.c_attn(self.ln(x)).chunk(3, dim=2)
+        split = self.c_attn(self.ln_1(x)).chunk(3, dim=2)
         q, k, v = (part.unflatten(2, (self.n_heads, -1)).transpose(1, 2) for part in split)
         z = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         return x + self.c_proj(z.transpose(1, 2).flatten(2))
@@ -206,7 +210,7 @@ class PlainGPT(nn.Module):
         super().__init__()
         self.wte, self.wpe = nn.Embedding(cfg.d_vocab, cfg.d_model), nn.Embedding(cfg.n_ctx, cfg.d_model)
         self.h = nn.ModuleList(PlainBlock(cfg) for _ in range(cfg.n_layers))
-        self.ln_f = nn.LayerNorm(cfg.d_model, elementwise_affine=False)
+        self.ln_f = nn.LayerNorm(cfg.d_model, bias=False)
         self.lm_head = nn.Linear(cfg.d_model, cfg.d_vocab, bias=False)
 
     def forward(self, ids: Int[Tensor, "batch pos"], targets: Int[Tensor, "batch pos"]) -> Float[Tensor, ""]:
@@ -218,11 +222,12 @@ class PlainGPT(nn.Module):
 
 def plain_loop(setting: Setting) -> Contestant:
     """The plain model with a loop of a dozen lines."""
-    t, device, w = setting.train, setting.device.name, matrices(setting.model, setting.train.init_seed)
+    t, device, w = setting.train, setting.device.name, matrices(setting)
     model = PlainGPT(setting.model)
-    fill(model, {"wte.weight": w["E"], "wpe.weight": w["pos"], "lm_head.weight": w["U"].T} | {
-        f"h.{i}.c_attn.weight": torch.cat([w[x][i] for x in "qkv"], dim=1).T for i in range(setting.model.n_layers)
-    } | {f"h.{i}.c_proj.weight": w["o"][i].T for i in range(setting.model.n_layers)})  # fmt: skip
+    fill(model, {
+        "wte.weight": w["W_E"], "wpe.weight": w["W_pos"], "h.{}.ln_1.weight": w["ln1"],
+        "h.{}.c_attn.weight": w["qkv"].mT, "h.{}.c_proj.weight": w["o"].mT, "ln_f.weight": w["ln_final"],
+        "lm_head.weight": w["W_U"].T})  # fmt: skip
     model.to(device)
     opt = torch.optim.AdamW(model.parameters(), t.lr, training.BETAS, weight_decay=t.weight_decay, fused=True)
     scaler = torch.amp.GradScaler(device, enabled=setting.device.dtype == "float16")
@@ -249,13 +254,15 @@ def transformer_lens(setting: Setting) -> Contestant:
     from transformer_lens.model_bridge import TransformerBridge
     from transformer_lens.tools import training as theirs
 
-    m, t, w = setting.model, setting.train, matrices(setting.model, setting.train.init_seed)
+    m, t, w = setting.model, setting.train, matrices(setting)
     model = TransformerBridge.boot_native(TransformerBridgeConfig(
         n_layers=m.n_layers, d_model=m.d_model, n_heads=m.n_heads, d_head=m.d_head, n_ctx=m.n_ctx + 1,
-        d_vocab=m.d_vocab, attn_only=True, normalization_type="LNPre", positional_embedding_type="standard",
+        d_vocab=m.d_vocab, attn_only=True, normalization_type="LN", positional_embedding_type="standard",
         device=setting.device.name))  # fmt: skip
-    fill(model, {"tok_embed.weight": w["E"], "pos.weight": w["pos"], "head.weight": w["U"].T} | {
-        f"layers.{i}.attn.{x}.weight": w[x][i].T for i in range(m.n_layers) for x in "qkvo"})  # fmt: skip
+    fill(model, {
+        "tok_embed.weight": w["W_E"], "pos.weight": w["W_pos"], "layers.{}.ln1.weight": w["ln1"],
+        "ln_out.weight": w["ln_final"], "head.weight": w["W_U"].T,
+        **{f"layers.{{}}.attn.{x}.weight": w[x].mT for x in "qkvo"}})  # fmt: skip
     config = theirs.TrainConfig(num_epochs=1, batch_size=t.batch, lr=t.lr, weight_decay=t.weight_decay,
                                 optimizer_name="AdamW", max_grad_norm=t.clip, device=setting.device.name,
                                 print_every=None)  # fmt: skip
@@ -267,7 +274,7 @@ def transformer_lens(setting: Setting) -> Contestant:
     return go
 
 
-def attention_only_gpt2(m: ModelConfig) -> nn.Module:
+def attention_only_gpt2(setting: Setting) -> nn.Module:
     """Hugging Face's GPT-2 with its own attention and loss; the blocks lose LayerNorm 2 and MLP."""
     from transformers import GPT2Config, GPT2LMHeadModel
     from transformers.models.gpt2.modeling_gpt2 import GPT2Block
@@ -280,12 +287,18 @@ def attention_only_gpt2(m: ModelConfig) -> nn.Module:
         def forward(self, x, past=None, mask=None, encoder=None, **options):
             return x + self.attn(self.ln_1(x), past, mask, **options)[0]
 
+    m, w = setting.model, matrices(setting)
     config = GPT2Config(
         n_layer=m.n_layers, n_embd=m.d_model, n_head=m.n_heads, n_positions=m.n_ctx, vocab_size=m.d_vocab,
         resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, tie_word_embeddings=False, use_cache=False,
         bos_token_id=0, eos_token_id=0, loss_type="ForCausalLM")  # fmt: skip
     model = GPT2LMHeadModel(config)
     model.transformer.h = nn.ModuleList(AttentionBlock(config, i) for i in range(m.n_layers))
+    fill(model, {
+        "transformer.wte.weight": w["W_E"], "transformer.wpe.weight": w["W_pos"],
+        "transformer.h.{}.ln_1.weight": w["ln1"], "transformer.h.{}.attn.c_attn.weight": w["qkv"],
+        "transformer.h.{}.attn.c_proj.weight": w["o"], "transformer.ln_f.weight": w["ln_final"],
+        "lm_head.weight": w["W_U"].T})  # fmt: skip
     return model
 
 
@@ -293,6 +306,19 @@ def hf_inputs(rows: Int[Tensor, "... n_ctx_plus_1"]) -> dict[str, Tensor]:
     """Windows as the model takes them; ``shift_labels`` spares it the position that predicts nothing."""
     labels = rows[..., 1:].contiguous()
     return {"input_ids": rows[..., :-1], "labels": labels, "shift_labels": labels}
+
+
+def hf_arguments(setting: Setting) -> dict[str, object]:
+    """Our optimiser in the words of ``TrainingArguments``; nothing logged, nothing saved."""
+    t, device = setting.train, setting.device
+    return {
+        "per_device_train_batch_size": t.batch, "learning_rate": t.lr, "lr_scheduler_type": "constant",
+        "adam_beta1": training.BETAS[0], "adam_beta2": training.BETAS[1], "weight_decay": t.weight_decay,
+        "max_grad_norm": t.clip, "optim": "adamw_torch_fused", "use_cpu": device.name == "cpu",
+        "bf16": device.dtype == "bfloat16", "fp16": device.dtype == "float16",
+        "dataloader_pin_memory": device.name == "cuda", "remove_unused_columns": False,
+        "save_strategy": "no", "logging_strategy": "no", "report_to": [], "disable_tqdm": True,
+    }  # fmt: skip
 
 
 def hf_trainer(setting: Setting, loader: bool = True) -> Contestant:
@@ -303,27 +329,13 @@ def hf_trainer(setting: Setting, loader: bool = True) -> Contestant:
         def get_train_dataloader(self) -> list[dict[str, Tensor]]:
             return [hf_inputs(batch) for batch in self.train_dataset.rows.split(self.args.train_batch_size)]
 
-    m, t, dtype = setting.model, setting.train, setting.device.dtype
-    w = matrices(m, t.init_seed)
-    model = attention_only_gpt2(m)
-    fill(model, {"transformer.wte.weight": w["E"], "transformer.wpe.weight": w["pos"], "lm_head.weight": w["U"].T} | {
-        f"transformer.h.{i}.attn.c_attn.weight": torch.cat([w[x][i] for x in "qkv"], dim=1) for i in range(m.n_layers)
-    } | {f"transformer.h.{i}.attn.c_proj.weight": w["o"][i] for i in range(m.n_layers)})  # fmt: skip
-
-    def arguments(steps: int, folder: str) -> TrainingArguments:
-        return TrainingArguments(
-            folder, max_steps=steps, per_device_train_batch_size=t.batch, learning_rate=t.lr,
-            lr_scheduler_type="constant", adam_beta1=training.BETAS[0], adam_beta2=training.BETAS[1],
-            weight_decay=t.weight_decay, max_grad_norm=t.clip, optim="adamw_torch_fused",
-            use_cpu=setting.device.name == "cpu", bf16=dtype == "bfloat16", fp16=dtype == "float16",
-            dataloader_pin_memory=setting.device.name == "cuda", save_strategy="no", logging_strategy="no",
-            report_to=[], disable_tqdm=True, remove_unused_columns=False)  # fmt: skip
+    model = attention_only_gpt2(setting)
 
     def go(windows: Windows, lap: Lap) -> None:
         with tempfile.TemporaryDirectory() as folder, watched(model, lap, lambda out: out.loss):
-            (Trainer if loader else NoLoader)(
-                model, arguments(len(windows), folder), train_dataset=InOrder(windows, hf_inputs)
-            ).train()
+            arguments = TrainingArguments(folder, max_steps=len(windows), **hf_arguments(setting))
+            kind = Trainer if loader else NoLoader
+            kind(model, arguments, train_dataset=InOrder(windows, hf_inputs)).train()
 
     return go
 
@@ -397,16 +409,32 @@ class Result:
         return abs(self.losses[name][step] - self.losses[OURS][step])
 
 
+@contextmanager
+def silence():
+    """Swallow what the peers print: bars, warnings, logs."""
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        yield
+
+
 def enter(setting: Setting) -> tuple[dict[str, Contestant], dict[str, str]]:
     """All implementations that can be imported, and why the others cannot."""
     there, skipped = {}, {}
     for name, build in CONTESTANTS.items():
         try:
-            with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()), torch.no_grad():
+            with silence(), torch.no_grad():
                 there[name] = build(setting)
         except ImportError as error:
             skipped[name] = str(error).splitlines()[0]
     return there, skipped
+
+
+def one_round(setting: Setting, there: dict[str, Contestant], windows: Windows) -> dict[str, Lap]:
+    """Every implementation after the other on the same windows."""
+    laps = {name: Lap(setting) for name in there}
+    for name, go in there.items():
+        with silence():
+            go(windows, laps[name])
+    return laps
 
 
 def measure(setting: Setting, say: Callable[[str], None] = print) -> Result:
@@ -419,19 +447,15 @@ def measure(setting: Setting, say: Callable[[str], None] = print) -> Result:
         there, skipped = enter(setting)
         result = Result(setting, {name: [] for name in there}, skipped=skipped)
         for i, windows in enumerate(islice(setting.laps(), setting.rounds + 1)):
-            for name, go in there.items():
-                lap = Lap(setting)
-                with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-                    go(windows, lap)
-                if i == 0:
-                    result.losses[name] = [loss.item() for loss in lap.losses]
-                else:
-                    result.rates[name].append(lap.rate)
+            laps = one_round(setting, there, windows)
             if i == 0:
+                result.losses = {name: [loss.item() for loss in lap.losses] for name, lap in laps.items()}
                 check_start(result)
-            else:
-                result.gemm.append(gemm_rate(setting.device))
-                say(f"round {i} of {setting.rounds}")
+                continue
+            for name, lap in laps.items():
+                result.rates[name].append(lap.rate)
+            result.gemm.append(gemm_rate(setting.device))
+            say(f"round {i} of {setting.rounds}")
     return result
 
 
@@ -471,8 +495,8 @@ def table(result: Result) -> Table:
 
 
 def report(result: Result, console: Console) -> None:
-    """The table, what differs, the limits, and the goals beside what was reached."""
-    s, flops = result.setting, Transformer(result.setting.model).flops_per_token()
+    """The setting, the table, what differs, the limits."""
+    s = result.setting
     console.print(
         f"{s.model.n_layers} attention-only layers, width {s.model.d_model}, {s.model.n_heads} heads, context "
         f"{s.model.n_ctx}, vocabulary {s.model.d_vocab}, batch {s.train.batch}; {s.device.name} in {s.device.dtype}, "
@@ -484,7 +508,12 @@ def report(result: Result, console: Console) -> None:
         console.print(f"{name}: {NOTES[name]}.", highlight=False)
     for name, reason in result.skipped.items():
         console.print(f"[bold]skipped {name}[/]: {reason}. `pip install -r requirements.lock` brings it.")
-    counted = counted_flops(s.model)
+    report_limits(result, console)
+
+
+def report_limits(result: Result, console: Console) -> None:
+    """The GEMM rate, the FLOPs, and the goals beside what was reached."""
+    flops, counted = Transformer(result.setting.model).flops_per_token(), counted_flops(result.setting.model)
     console.print(
         f"GEMM rate in this run: {spread(result.gemm, 1e9, 0)} GFLOP/s. Training FLOPs a token: {flops / 1e6:.3f} M by "
         f"formula, {counted / 1e6:.3f} M counted by PyTorch ({abs(counted / flops - 1):.1%} apart)."
@@ -526,7 +555,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         device = choose_device(options.device)
         model, train = preset("gpu" if device.name == "cuda" else "laptop", n_layers=options.layers,
-                              positions="learned", warmup=0, schedule="constant")  # fmt: skip
+                              positions="learned", corpus="zipf", warmup=0, schedule="constant")  # fmt: skip
         result = measure(Setting(model, train, device, options.rounds, options.steps), console.print)
     except IctlError as error:
         sys.exit(f"train_throughput: {error}")

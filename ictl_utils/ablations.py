@@ -37,8 +37,8 @@ def losses_without(
         ids, kept = rows[:, :-1], None
         if kind == "pattern-preserving":
             kept = dict(enumerate(model.forward_with_cache(ids).patterns))
-        resid = model.forward_with_cache(ids, patterns=kept, head_mask=mask).resid[-1]
-        parts.append(each_loss(model.read_out(resid).flatten(0, 1), model.W_U, rows[:, 1:].flatten()).view(len(rows), -1))
+        x = model.read_out(model.forward_with_cache(ids, patterns=kept, head_mask=mask).resid[-1])
+        parts.append(each_loss(x.flatten(0, 1), model.W_U, rows[:, 1:].flatten()).view(len(rows), -1))
     return torch.cat(parts).numpy()
 
 

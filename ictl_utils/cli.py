@@ -11,7 +11,7 @@ import typer
 from .config import IctlError, choose_device, preset, runs_dir
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
-Out = Annotated[Path, typer.Option(help="Folder of the runs.", default_factory=runs_dir, show_default="runs folder")]
+Out = Annotated[Path | None, typer.Option(help="Folder of the runs; default: $ICTL_RUNS, or runs in $ICTL_HOME.")]
 Tokens = Annotated[float | None, typer.Option(help="Training tokens, 10e6 style; default: the preset's.")]
 
 
@@ -56,6 +56,7 @@ def measure(
     from .measure import measure_many
     from .snapshots import find_runs, write_bytes
 
+    out = out or runs_dir()
     histories = measure_many(find_runs(out), windows, jobs=jobs)
     table = pd.concat([history.table() for history in histories], ignore_index=True)
     write_bytes(out / "measures.parquet", table.to_parquet(index=False))
@@ -67,7 +68,7 @@ def show(out: Out = None) -> None:
     """List the runs in a folder, one line each."""
     from .snapshots import find_runs
 
-    for run in find_runs(out):
+    for run in find_runs(out or runs_dir()):
         m = run.manifest
         loss = f"{m['losses'][-1][1]:.3f}" if m["losses"] else "-"
         state = "finished" if run.finished else "unfinished"

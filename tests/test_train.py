@@ -3,32 +3,42 @@
 import errno
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from ictl_utils import data, snapshots
+from ictl_utils import snapshots
 from ictl_utils import train as training
 from ictl_utils.config import IctlError, ModelConfig, TrainConfig, run_id
 from ictl_utils.snapshots import Run, find_runs
 from ictl_utils.train import learning_rate, snapshot_steps, train, train_many
 
-MODEL = ModelConfig(n_layers=1, d_model=32, n_heads=2, n_ctx=32, d_vocab=64)
-CONFIG = TrainConfig(corpus="repeat", tokens=300 * 4 * 32, batch=4, snapshots=30, warmup=10)
+MODEL = ModelConfig(n_layers=1, d_model=32, n_heads=2, n_ctx=32, d_vocab=300)
+FOLDER = Path(tempfile.mkdtemp(prefix="ictl_corpus_"))
+CONFIG = TrainConfig(corpus=f"path:{FOLDER}/*.txt", tokens=300 * 4 * 32, batch=4, snapshots=30, warmup=10)
+SHORT = replace(CONFIG, tokens=1280, snapshots=3)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def small_corpus(tmp_path_factory: pytest.TempPathFactory):
-    """A corpus that is made in a moment, also in child processes."""
+    """A corpus that is encoded in a moment, also by child processes."""
+    rng = np.random.default_rng(0)
+    words = ["".join(rng.choice(list("abcdefgh"), rng.integers(2, 7))) for _ in range(300)]
+    for i in range(100):
+        (FOLDER / f"{i}.txt").write_text(" ".join(rng.choice(words, 400)))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ICTL_HOME", str(tmp_path_factory.mktemp("home")))
-        patch.setattr(data, "SYNTHETIC_TOKENS", 512 * 256)
         yield
+    shutil.rmtree(FOLDER)
 
 
 def same_weights(a: Run, b: Run, i: int = -1) -> bool:
@@ -56,9 +66,6 @@ def test_a_finished_run_is_not_trained_again(unbroken: Run, monkeypatch: pytest.
 
 
 CHILD = """
-from dataclasses import replace
-from ictl_utils import data
-data.SYNTHETIC_TOKENS = 512 * 256
 from ictl_utils.config import ModelConfig, TrainConfig
 from ictl_utils.train import train
 train(ModelConfig(**{model}), TrainConfig(**{config}), {out!r}, device="cpu")
@@ -67,8 +74,6 @@ train(ModelConfig(**{model}), TrainConfig(**{config}), {out!r}, device="cpu")
 
 @pytest.mark.parametrize("attempt", range(2))
 def test_killed_and_resumed_gives_the_same_weights(unbroken: Run, tmp_path: Path, attempt: int) -> None:
-    from dataclasses import asdict
-
     code = CHILD.format(model=asdict(MODEL), config=asdict(CONFIG), out=str(tmp_path))
     stop_at = random.SystemRandom().randrange(2, len(unbroken) - 2)
     child = subprocess.Popen([sys.executable, "-c", code], env=dict(os.environ))
@@ -96,7 +101,7 @@ def test_killed_and_resumed_gives_the_same_weights(unbroken: Run, tmp_path: Path
     ("truncate", "truncated or altered"), ("alter", "truncated or altered"), ("delete", "is missing although"),
 ])
 def test_damaged_snapshot_is_refused(tmp_path: Path, damage: str, words: str) -> None:
-    run = train(MODEL, TrainConfig(corpus="repeat", tokens=1280, batch=4, snapshots=3), tmp_path)
+    run = train(MODEL, SHORT, tmp_path, device="cpu")
     file = run.path / run.manifest["snapshots"][-1]["file"]
     content = file.read_bytes()
     file.unlink()
@@ -137,17 +142,17 @@ def test_full_disk_leaves_nothing_half_written(tmp_path: Path, monkeypatch: pyte
     assert train(MODEL, CONFIG, tmp_path, device="cpu").finished
 
 
-def test_another_state_of_the_corpus_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    short = TrainConfig(corpus="markov", tokens=1280, batch=4, snapshots=3)
-    train(MODEL, short, tmp_path)
-    monkeypatch.setattr(data, "SYNTHETIC_TOKENS", 2 * 512 * 256)
-    with pytest.raises(IctlError, match="another state of corpus='markov'"):
-        train(MODEL, short, tmp_path)
+def test_another_state_of_the_corpus_is_refused(tmp_path: Path) -> None:
+    for i in range(100):
+        (tmp_path / f"{i}.txt").write_text((FOLDER / f"{i}.txt").read_text())
+    short = replace(SHORT, corpus=f"path:{tmp_path}/*.txt")
+    train(MODEL, short, tmp_path, device="cpu")
+    (tmp_path / "7.txt").write_text("another text " * 200)
+    with pytest.raises(IctlError, match="another state of corpus=.*; use another --out folder"):
+        train(MODEL, short, tmp_path, device="cpu")
 
 
 def test_many_at_once_equal_one_by_one(unbroken: Run, tmp_path: Path) -> None:
-    from dataclasses import replace
-
     configs = [(MODEL, CONFIG), (replace(MODEL, smear="key"), CONFIG)]
     runs = train_many(configs, unbroken.path.parent)
     assert [run.label for run in runs] == ["1L", "1L smeared keys"] and all(run.finished for run in runs)
@@ -156,8 +161,6 @@ def test_many_at_once_equal_one_by_one(unbroken: Run, tmp_path: Path) -> None:
 
 
 def test_data_seed_and_init_seed_are_separate(unbroken: Run, tmp_path: Path) -> None:
-    from dataclasses import replace
-
     other = train(MODEL, replace(CONFIG, data_seed=1, tokens=1280), tmp_path)
     assert same_weights(other, unbroken, 0) and not same_weights(other, unbroken)
 

@@ -1,0 +1,77 @@
+"""The benchmark compares equal things: same weights, same losses, whoever trains; and it runs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from ictl_utils import train as training
+from ictl_utils.config import Device, IctlError, ModelConfig, TrainConfig
+
+sys.path.insert(0, str(ROOT / "bench"))
+
+import train_throughput as bench  # noqa: E402
+
+MODEL = ModelConfig(n_layers=2, d_model=32, n_heads=4, n_ctx=24, d_vocab=64, positions="learned")
+TRAIN = TrainConfig(batch=4, lr=1e-2, warmup=0, schedule="constant")
+CPU = Device("cpu", "float32", "test")
+
+
+@pytest.fixture(scope="module")
+def result() -> bench.Result:
+    """One round at a tiny size; every AdamW with the beta2 that TransformerLens' loop does not let choose."""
+    pytest.importorskip("transformer_lens")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "BETAS", (0.9, 0.999))
+        return bench.measure(bench.Setting(MODEL, TRAIN, CPU, rounds=1, steps=19), say=lambda _: None)
+
+
+def test_all_start_from_the_same_weights_and_train_to_the_same_loss(result: bench.Result) -> None:
+    assert not result.skipped and list(result.losses) == list(bench.CONTESTANTS)
+    ours = result.losses[bench.OURS]
+    assert len(ours) == 21 and ours[0] - ours[20] > 0.3, "the model must have moved for a comparison to mean something"
+    for name in result.losses.keys() - {bench.OURS, bench.SHORTFORMER}:
+        assert result.apart(name, 0) < 1e-4 and result.apart(name, 20) < 1e-3, name
+
+
+def test_every_implementation_is_timed_over_whole_steps(result: bench.Result) -> None:
+    assert all(len(rates) == 1 and rates[0] > 0 for rates in result.rates.values()) and result.gemm[0] > 1e8
+    assert 0 < result.share(bench.OURS) < 1
+    lap = bench.Lap(bench.Setting(MODEL, TRAIN, CPU, steps=2), ticks=[0.0, 10.0, 11.0, 12.0])
+    assert lap.rate == 2 * 4 * 24 / 2.0
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_flops_by_formula_are_those_pytorch_counts(layers: int) -> None:
+    cfg = ModelConfig(n_layers=layers)
+    assert bench.counted_flops(cfg) == pytest.approx(bench.Transformer(cfg).flops_per_token(), rel=0.02)
+
+
+def test_another_start_is_refused() -> None:
+    result = bench.Result(bench.Setting(MODEL, TRAIN, CPU), losses={bench.OURS: [4.0], "plain loop": [4.001]})
+    with pytest.raises(IctlError, match=r"plain loop starts from a loss of 4\.00100, ours from 4\.00000"):
+        bench.check_start(result)
+
+
+def test_command_prints_a_line_a_row_and_says_what_is_not_installed(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "transformer_lens.config", None)
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    bench.main(["--layers", "1", "--rounds", "1", "--steps", "1", "--json", str(tmp_path / "out.json")])
+    out, numbers = capsys.readouterr().out, json.loads((tmp_path / "out.json").read_text())
+    rows = [line.split()[0] for line in out.splitlines() if " - " in line and "%" in line]
+    assert rows == ["ictl_utils", "ictl_utils,", "plain"]
+    out = " ".join(out.split())  # one long line: the console wraps
+    assert "skipped TransformerLens" in out and "skipped HF Trainer" in out and "goals are 1.3 times and 60%" in out
+    assert list(numbers["skipped"]) == ["TransformerLens", "HF Trainer", "HF Trainer, no DataLoader"]
+    assert numbers["tokens_per_second"]["plain loop"][0] > 0
+
+
+def test_bad_options_are_one_sentence(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit, match=r"^train_throughput: rounds=0 must be at least 1\.$"):
+        bench.main(["--rounds", "0"])
