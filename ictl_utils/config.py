@@ -13,7 +13,7 @@ RECIPE = 1
 
 POSITIONS = ("shortformer", "learned", "rotary")
 SMEARS = ("none", "key", "query", "value")
-SCHEDULES = ("linear", "constant")
+SCHEDULES = ("constant", "linear")
 
 
 class IctlError(ValueError):
@@ -88,7 +88,7 @@ class TrainConfig:
     batch: int = 8  # sequences of n_ctx tokens a step
     lr: float = 3e-3  # peak learning rate of AdamW, betas (0.9, 0.98)
     warmup: int = 100  # steps of linear warm-up
-    schedule: str = "linear"  # after warm-up: linear to a tenth of lr, or constant
+    schedule: str = "constant"  # after warm-up: constant, or linear to a tenth of lr at the last step
     weight_decay: float = 0.01
     clip: float = 1.0  # largest gradient norm
     init_seed: int = 0  # draws the initial weights, nothing else

@@ -132,13 +132,16 @@ class Window:
 
 
 def phase_change(
-    tokens: Int[np.ndarray, "snap"], score: Float[np.ndarray, "snap"], smooth: float = 0.02, share: float = 0.15
+    tokens: Int[np.ndarray, "snap"], score: Float[np.ndarray, "snap"], smooth: float = 0.02, share: float = 0.15,
+    skip: float = 0.1,
 ) -> Window:
     """Where a score falls fastest: the interval around the steepest point with over 15 % of its slope.
 
     The score is read off on 500 equal steps of the run and smoothed with a Gaussian of width ``smooth``
-    of the run. The paper gives no formula; this is our rule, the same for every model. It always finds
-    a window: whether anything formed there is another question.
+    of the run. The first ``skip`` of the run is left out: there every model, also one without any heads,
+    learns which tokens are frequent, and its score falls a little, but steeply. The paper gives no formula;
+    this is our rule, the same for every model. It always finds a window: whether anything formed there is
+    another question.
 
     Raises:
         IctlError: fewer than four snapshots.
@@ -147,6 +150,7 @@ def phase_change(
     grid = np.linspace(tokens[0], tokens[-1], 500)
     curve = _gaussian(np.interp(grid, tokens, score), smooth * len(grid))
     slope = -np.gradient(curve, grid)
+    slope[: int(skip * len(grid))] = -np.inf
     peak = int(slope.argmax())
     below = np.flatnonzero(slope <= share * slope[peak])
     left, right = below[below < peak], below[below > peak]

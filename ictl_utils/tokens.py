@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -75,7 +76,7 @@ def load_tokens(corpus: str, d_vocab: int = 1024, folder: Path | None = None) ->
         folder: where to keep it; default ``tokens`` under :func:`ictl_utils.config.home`.
 
     Raises:
-        IctlError: unknown or empty corpus, or a vocabulary larger than the corpus allows.
+        IctlError: unknown or empty corpus, a vocabulary larger than the corpus allows, or a full disk.
     """
     key = digest(FORMAT, corpus, d_vocab, data.signature(corpus))[:16]
     place = (folder or home() / "tokens") / f"{corpus.split(':')[0]}-{d_vocab}-{key}"
@@ -126,6 +127,10 @@ def _build(corpus: str, d_vocab: int, place: Path) -> None:
         (folder / "about.json").write_text(json.dumps(about, indent=1))
         shutil.rmtree(place, ignore_errors=True)
         os.replace(folder, place)
+    except OSError as error:
+        require(error.errno not in (errno.ENOSPC, errno.EDQUOT), f"the disk is full: {place} could not be written; "
+                "free about 100 MB, or set ICTL_HOME to a folder on another disk.")
+        raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -78,6 +78,13 @@ def test_phase_change_finds_a_step() -> None:
     assert window.ten_ninety[0] < 4e6 < window.ten_ninety[1]
 
 
+def test_phase_change_is_not_the_fall_at_the_start() -> None:
+    tokens = np.linspace(0, 10e6, 80)
+    curve = -0.15 * (1 - np.exp(-tokens / 1e5)) - 0.6 / (1 + np.exp(-(tokens - 5e6) / 5e5))
+    window = metrics.phase_change(tokens, curve)
+    assert abs(window.steepest - 5e6) < 3e5 and window.start > 2e6
+
+
 def test_phase_change_needs_snapshots() -> None:
     with pytest.raises(IctlError, match="3 snapshots are too few"):
         metrics.phase_change(np.arange(3), np.zeros(3))

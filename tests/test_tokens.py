@@ -1,5 +1,6 @@
 """Tokenisation: exact round trip, hashes on disk, and batches that every model sees in the same order."""
 
+import errno
 import itertools
 
 import numpy as np
@@ -107,3 +108,13 @@ def test_more_windows_than_held_out(corpus: str, tmp_path) -> None:
     found = load_tokens(corpus, 400, tmp_path)
     with pytest.raises(IctlError, match="n=100000 held-out windows"):
         eval_windows(found, 100_000, 128)
+
+
+def test_full_disk_leaves_nothing_behind(corpus: str, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tokens.np, "save", full)
+    with pytest.raises(IctlError, match="the disk is full: .* could not be written; free about 100 MB"):
+        load_tokens(corpus, 400, tmp_path)
+    assert not list(tmp_path.iterdir())

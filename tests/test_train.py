@@ -172,6 +172,6 @@ def test_snapshot_steps() -> None:
 
 
 def test_learning_rate() -> None:
-    cfg = TrainConfig(lr=1.0, warmup=10)
+    cfg = TrainConfig(lr=1.0, warmup=10, schedule="linear")
     assert [learning_rate(cfg, step, 110) for step in (0, 9, 10, 110)] == pytest.approx([0.1, 1.0, 1.0, 0.1])
-    assert learning_rate(TrainConfig(lr=1.0, schedule="constant"), 10_000, 110) == 1.0
+    assert learning_rate(TrainConfig(lr=1.0), 10_000, 110) == 1.0
