@@ -22,8 +22,7 @@ from .config import digest, home, require
 
 BOS = 0
 BYTES = 256
-MERGE_TEXT = 8_000_000  # characters of training text the merges are learned from: more changes little
-FORMAT = 1  # raised when the files below change in meaning
+FORMAT = 2  # raised when the files below change in meaning
 
 
 @dataclass(frozen=True)
@@ -110,7 +109,7 @@ def _build(corpus: str, d_vocab: int, place: Path) -> None:
     """Write the files of a tokenised corpus into a temporary folder, then move it into place."""
     found = list(data.documents(corpus, d_vocab))
     text = isinstance(found[0], str)
-    tokenizer = train_tokenizer(_for_merges(found), d_vocab, corpus) if text else None
+    tokenizer = train_tokenizer((d for d in found if not data.is_held_out(d)), d_vocab, corpus) if text else None
     place.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=".building-", dir=place.parent))
     try:
@@ -133,15 +132,6 @@ def _build(corpus: str, d_vocab: int, place: Path) -> None:
         raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _for_merges(found: list[str]) -> Iterator[str]:
-    """Training documents in order, until ``MERGE_TEXT`` characters are reached."""
-    left = MERGE_TEXT
-    for document in found:
-        if left > 0 and not data.is_held_out(document):
-            left -= len(document)
-            yield document
 
 
 def train_tokenizer(texts: Iterable[str], d_vocab: int, corpus: str = "texts") -> Tokenizer:
