@@ -133,31 +133,37 @@ class Window:
 
 def phase_change(
     tokens: Int[np.ndarray, "snap"], score: Float[np.ndarray, "snap"], smooth: float = 0.02, share: float = 0.15,
-    skip: float = 0.1,
+    stretch: float = 0.1,
 ) -> Window:
-    """Where a score falls fastest: the interval around the steepest point with over 15 % of its slope.
+    """Where a score falls most: the interval around its steepest point with over 15 % of the slope there.
 
     The score is read off on 500 equal steps of the run and smoothed with a Gaussian of width ``smooth``
-    of the run. The first ``skip`` of the run is left out: there every model, also one without any heads,
-    learns which tokens are frequent, and its score falls a little, but steeply. The paper gives no formula;
-    this is our rule, the same for every model. It always finds a window: whether anything formed there is
-    another question.
+    of the run. The steepest point is looked for inside the stretch, as long as ``stretch`` of the run, over
+    which the score falls most: every model, also one without any heads, first learns which tokens are
+    frequent, and its score falls a little then, but steeply. The paper gives no formula; this is our rule,
+    the same for every model. It always finds a window: whether anything formed there is another question.
 
     Raises:
         IctlError: fewer than four snapshots.
     """
     require(len(tokens) >= 4, f"{len(tokens)} snapshots are too few to find a phase change; use at least 4.")
-    grid = np.linspace(tokens[0], tokens[-1], 500)
-    curve = _gaussian(np.interp(grid, tokens, score), smooth * len(grid))
-    slope = -np.gradient(curve, grid)
-    slope[: int(skip * len(grid))] = -np.inf
-    peak = int(slope.argmax())
+    grid, curve = smooth_curve(tokens, score, smooth)
+    slope, long = -np.gradient(curve, grid), round(stretch * len(grid))
+    first = int((curve[:-long] - curve[long:]).argmax())
+    peak = first + int(slope[first : first + long + 1].argmax())
     below = np.flatnonzero(slope <= share * slope[peak])
     left, right = below[below < peak], below[below > peak]
     start, end = (left[-1] if len(left) else 0), (right[0] if len(right) else len(grid) - 1)
     done = (curve - curve[0]) / (curve[-1] - curve[0] or 1.0)
     ten, ninety = (float(grid[int((done >= part).argmax())]) for part in (0.1, 0.9))
     return Window(float(grid[start]), float(grid[end]), float(grid[peak]), (ten, ninety))
+
+
+def smooth_curve(tokens: Int[np.ndarray, "snap"], score: Float[np.ndarray, "snap"], smooth: float = 0.02
+                 ) -> tuple[Float[np.ndarray, "step"], Float[np.ndarray, "step"]]:
+    """Tokens and score at 500 equal steps of the run, smoothed with a Gaussian of width ``smooth`` of it."""
+    grid = np.linspace(tokens[0], tokens[-1], 500)
+    return grid, _gaussian(np.interp(grid, tokens, score), smooth * len(grid))
 
 
 def _gaussian(x: Float[np.ndarray, "n"], sigma: float) -> Float[np.ndarray, "n"]:

@@ -85,6 +85,13 @@ def test_phase_change_is_not_the_fall_at_the_start() -> None:
     assert abs(window.steepest - 5e6) < 3e5 and window.start > 2e6
 
 
+def test_phase_change_may_come_in_the_first_tenth() -> None:
+    tokens = np.linspace(0, 10e6, 100)
+    curve = -0.15 * (1 - np.exp(-tokens / 1e5)) - 0.6 / (1 + np.exp(-(tokens - 6e5) / 5e4)) - 0.01 * tokens / 1e6
+    window = metrics.phase_change(tokens, curve)
+    assert abs(window.steepest - 6e5) < 2e5 and window.end < 2e6
+
+
 def test_phase_change_needs_snapshots() -> None:
     with pytest.raises(IctlError, match="3 snapshots are too few"):
         metrics.phase_change(np.arange(3), np.zeros(3))
