@@ -14,6 +14,7 @@ RECIPE = 1
 POSITIONS = ("shortformer", "learned", "rotary")
 SMEARS = ("none", "key", "query", "value")
 SCHEDULES = ("constant", "linear")
+OPTIMIZERS = ("adamw", "muon")
 
 
 class IctlError(ValueError):
@@ -86,9 +87,10 @@ class TrainConfig:
     corpus: str = "stdlib"  # a name ``data.documents`` knows
     tokens: int = 6_000_000  # training tokens, rounded to whole steps
     batch: int = 8  # sequences of n_ctx tokens a step
-    lr: float = 3e-3  # peak learning rate of AdamW, betas (0.9, 0.98)
+    lr: float = 3e-3  # peak learning rate, betas (0.9, 0.98)
     warmup: int = 100  # steps of linear warm-up
     schedule: str = "constant"  # after warm-up: constant, or linear to a tenth of lr at the last step
+    optimizer: str = "adamw"  # or muon, for the layers' matrices
     weight_decay: float = 0.01
     clip: float = 1.0  # largest gradient norm
     init_seed: int = 0  # draws the initial weights, nothing else
@@ -103,6 +105,7 @@ class TrainConfig:
         require(self.lr > 0, f"lr={self.lr} must be positive.")
         require(self.clip > 0, f"clip={self.clip} must be positive; use a large number for no clipping.")
         one_of("schedule", self.schedule, SCHEDULES)
+        one_of("optimizer", self.optimizer, OPTIMIZERS)
 
     def steps(self, n_ctx: int) -> int:
         """Optimiser steps of a run at context length ``n_ctx`` (at least one)."""

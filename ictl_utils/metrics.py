@@ -11,10 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from sklearn.decomposition import PCA
 from torch import Tensor
 
 from .config import require
+from .curves import Window as Window  # curves over training, found here as well
+from .curves import loss_pca as loss_pca
+from .curves import phase_change as phase_change
+from .curves import smooth_curve as smooth_curve
 from .loss import each_loss
 from .model import Cache, Transformer
 from .tokens import BOS, Tokens
@@ -107,71 +110,6 @@ def loss_derivative(
     return np.exp((middle[:-1] + middle[1:]) / 2), np.diff(means, axis=-1) / np.diff(middle)
 
 
-def loss_pca(vectors: list[Float[np.ndarray, "snap example"]]
-             ) -> tuple[list[Float[np.ndarray, "snap 2"]], Float[np.ndarray, "2"]]:
-    """Paths of several models in the first two principal components of all their loss vectors together.
-
-    Returns:
-        One path a model, and the share of variance of each component (P1, Argument 1; columns centred).
-    """
-    pca = PCA(n_components=2, svd_solver="full").fit(np.concatenate(vectors))
-    return [pca.transform(rows) for rows in vectors], pca.explained_variance_ratio_
-
-
-# ---- the phase change -----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Window:
-    """Phase change of one run, in training tokens."""
-
-    start: float
-    end: float
-    steepest: float
-    ten_ninety: tuple[float, float]  # where 10 % and 90 % of the whole change have happened
-
-
-def phase_change(
-    tokens: Int[np.ndarray, "snap"], score: Float[np.ndarray, "snap"], smooth: float = 0.02, share: float = 0.15,
-    stretch: float = 0.1,
-) -> Window:
-    """Where a score falls most: the interval around its steepest point with over 15 % of the slope there.
-
-    The score is read off on 500 equal steps of the run and smoothed with a Gaussian of width ``smooth``
-    of the run. The steepest point is looked for inside the stretch, as long as ``stretch`` of the run, over
-    which the score falls most: every model, also one without any heads, first learns which tokens are
-    frequent, and its score falls a little then, but steeply. The paper gives no formula; this is our rule,
-    the same for every model. It always finds a window: whether anything formed there is another question.
-
-    Raises:
-        IctlError: fewer than four snapshots.
-    """
-    require(len(tokens) >= 4, f"{len(tokens)} snapshots are too few to find a phase change; use at least 4.")
-    grid, curve = smooth_curve(tokens, score, smooth)
-    slope, long = -np.gradient(curve, grid), round(stretch * len(grid))
-    first = int((curve[:-long] - curve[long:]).argmax())
-    peak = first + int(slope[first : first + long + 1].argmax())
-    below = np.flatnonzero(slope <= share * slope[peak])
-    left, right = below[below < peak], below[below > peak]
-    start, end = (left[-1] if len(left) else 0), (right[0] if len(right) else len(grid) - 1)
-    done = (curve - curve[0]) / (curve[-1] - curve[0] or 1.0)
-    ten, ninety = (float(grid[int((done >= part).argmax())]) for part in (0.1, 0.9))
-    return Window(float(grid[start]), float(grid[end]), float(grid[peak]), (ten, ninety))
-
-
-def smooth_curve(tokens: Int[np.ndarray, "snap"], score: Float[np.ndarray, "snap"], smooth: float = 0.02
-                 ) -> tuple[Float[np.ndarray, "step"], Float[np.ndarray, "step"]]:
-    """Tokens and score at 500 equal steps of the run, smoothed with a Gaussian of width ``smooth`` of it."""
-    grid = np.linspace(tokens[0], tokens[-1], 500)
-    return grid, _gaussian(np.interp(grid, tokens, score), smooth * len(grid))
-
-
-def _gaussian(x: Float[np.ndarray, "n"], sigma: float) -> Float[np.ndarray, "n"]:
-    half = int(4 * sigma) + 1
-    kernel = np.exp(-0.5 * (np.arange(-half, half + 1) / sigma) ** 2)
-    return np.convolve(np.pad(x, half, mode="edge"), kernel / kernel.sum(), mode="valid")
-
-
 # ---- heads ----------------------------------------------------------------------------------------
 
 
@@ -226,15 +164,19 @@ def _with_bos(rows: Int[np.ndarray, "n pos"]) -> Int[Tensor, "n pos_plus_1"]:
 
 
 @torch.no_grad()
-def prefix_matching(model: Transformer, probe: Int[Tensor, "n pos"]) -> Float[np.ndarray, "layer head"]:
+def prefix_matching(model: Transformer, probe: Int[Tensor, "n pos"],
+                    head_mask: Float[Tensor, "layer head"] | None = None) -> Float[np.ndarray, "layer head"]:
     """Attention on the tokens after earlier occurrences of the query's token, summed over them (0 to 1).
 
     The mean over queries that have an earlier occurrence, then over examples (P1, "Prefix matching").
-    ``probe`` comes from :func:`repeated_blocks` (the paper's recipe) or :func:`random_blocks`.
+
+    Args:
+        probe: from :func:`repeated_blocks` (the paper's recipe) or :func:`random_blocks`.
+        head_mask: 0 knocks a head out, as in :meth:`Transformer.forward_with_cache`.
     """
     target = earlier_successors(probe)
     asked = target.any(dim=-1)
-    patterns = model.forward_with_cache(probe).patterns
+    patterns = model.forward_with_cache(probe, head_mask=head_mask).patterns
     hits = [(pattern * target[:, None]).sum(-1).movedim(1, -1)[asked].mean(0) for pattern in patterns]
     return _per_head(hits, model)
 

@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 from .config import Device, IctlError, ModelConfig, TrainConfig, choose_device, require, run_id, runs_dir
 from .loss import mean_loss
 from .model import Transformer
+from .muon import Muon
 from .snapshots import MANIFEST, Run, new_manifest, read_tensors, write_manifest, write_tensors
 from .tokens import Tokens, batches, load_tokens
 
@@ -94,6 +95,13 @@ def learning_rate(cfg: TrainConfig, step: int, steps: int) -> float:
     return cfg.lr * (1 - 0.9 * done)
 
 
+def optimizer(model: Transformer, cfg: TrainConfig) -> torch.optim.Optimizer:
+    """AdamW for every weight, or Muon for the layers' matrices and AdamW for the rest."""
+    if cfg.optimizer == "muon":
+        return Muon(model, cfg.lr, BETAS, cfg.weight_decay)
+    return torch.optim.AdamW(model.parameters(), lr=cfg.lr, betas=BETAS, weight_decay=cfg.weight_decay, fused=True)
+
+
 class _Trainer:
     """One run in memory: model, optimiser, and the manifest that says how far the disk is."""
 
@@ -101,10 +109,9 @@ class _Trainer:
         self.path, self.cfg, self.tokens, self.device = path, cfg, tokens, device
         self.steps = cfg.steps(model_cfg.n_ctx)
         self.model = Transformer(model_cfg, seed=cfg.init_seed).to(device.name)
-        self.opt = torch.optim.AdamW(self.model.parameters(), lr=cfg.lr, betas=BETAS,
-                                     weight_decay=cfg.weight_decay, fused=True)  # fmt: skip
+        self.opt = optimizer(self.model, cfg)
         self.scaler = torch.amp.GradScaler(device.name, enabled=device.dtype == "float16")
-        self.step, self.seconds = 0, 0.0
+        self.step, self.seconds, self.cpu_seconds = 0, 0.0, 0.0
         if (path / MANIFEST).exists():
             self._resume()
         else:
@@ -117,12 +124,12 @@ class _Trainer:
         keep = set(snapshot_steps(self.steps, self.cfg.snapshots))
         n_ctx, size = self.model.cfg.n_ctx, self.cfg.batch * self.model.cfg.n_ctx
         stream = batches(self.tokens.train, self.cfg.batch, n_ctx, self.cfg.data_seed, start=self.step)
-        began = time.perf_counter() - self.seconds
+        began, busy = time.perf_counter() - self.seconds, time.process_time() - self.cpu_seconds
         with tqdm(total=self.steps * size, initial=self.step * size, unit="tok", unit_scale=True,
                   desc=self.manifest["run_id"], disable=not progress, mininterval=0.5) as bar:  # fmt: skip
             while True:
                 if self.step in keep and self.step not in (s["step"] for s in self.manifest["snapshots"]):
-                    self.seconds = time.perf_counter() - began
+                    self.seconds, self.cpu_seconds = time.perf_counter() - began, time.process_time() - busy
                     self._keep()
                 if self.step == self.steps:
                     return
@@ -160,7 +167,7 @@ class _Trainer:
         self.manifest["state"] = None if finished else {
             "step": self.step, "file": state, "sha256": write_tensors(self.path / state, *self._state())}
         self.manifest["snapshots"].append({"step": self.step, "tokens": seen, "file": name, "sha256": sha})
-        self.manifest.update(finished=finished, seconds=round(self.seconds, 3),
+        self.manifest.update(finished=finished, seconds=round(self.seconds, 3), cpu_seconds=round(self.cpu_seconds, 3),
                              flops=self.model.flops_per_token() * seen)  # fmt: skip
         write_manifest(self.path, self.manifest)
         if old is not None:
@@ -187,6 +194,7 @@ class _Trainer:
         tensors = read_tensors(self.path / state["file"], state["sha256"])
         self.model.load_state_dict(run.model().state_dict())
         self.step, self.seconds = last["step"], self.manifest["seconds"]
+        self.cpu_seconds = self.manifest.get("cpu_seconds", 0.0)
         self._load_moments(tensors)
         self.manifest["losses"] = [entry for entry in self.manifest["losses"] if entry[0] <= self.step]
 

@@ -1,6 +1,11 @@
 """Corpora: what they yield, how they are split, and that copy_pay counts what it says."""
 
+import argparse
+import ast
+import inspect
 import itertools
+import textwrap
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,11 +26,29 @@ def test_stdlib_leaves_installed_packages_out() -> None:
 
 
 def test_docstrings_are_prose(tmp_path) -> None:
-    source = '# A comment.\ndef f(x):\n    """Doc of f."""\n    s = """\n# not a comment\n"""\n    return x  # tail\n'
+    source = (
+        '# A comment.\ndef f(x):\n    """Doc of f.\n\n    More, # and a hash.\n    """\n'
+        '    s = """\n# not a comment\n"""\n    t = "# nor this"  # tail\n    #!second\n'
+        "    r'''raw'''\n    return x\n"
+    )
     (tmp_path / "a.py").write_text(source)
-    assert data._prose(tmp_path / "a.py") == "A comment.\nDoc of f."
-    (tmp_path / "bad.py").write_text("def (:")
-    assert data._prose(tmp_path / "bad.py") == ""
+    assert data._prose(tmp_path / "a.py") == "A comment.\nDoc of f.\n\nMore, # and a hash.\nsecond\nraw"
+    (tmp_path / "none.py").write_text("x = '''data'''\n")
+    assert data._prose(tmp_path / "none.py") == ""
+
+
+def test_docstrings_agree_with_the_parser() -> None:
+    """Every docstring Python's own parser sees in some modules is in the scanned prose."""
+    for module in (argparse, inspect, textwrap):
+        prose = data._prose(Path(module.__file__))
+        tree = ast.parse(Path(module.__file__).read_text())
+        found = [ast.get_docstring(n) for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.ClassDef)]
+        long = [doc for doc in found if doc and "\n" in doc and "\\" not in doc]
+        assert len(long) > 5 and all(doc in prose for doc in long)
+
+
+def test_docstrings_leave_this_package_out() -> None:
+    assert not any("ictl_utils" in path.parts for path in data._installed_files())
 
 
 def test_own_files_copies_dropped(tmp_path) -> None:

@@ -1,0 +1,237 @@
+"""What zero and one layers know: bigrams, and skip-trigrams ``source ... destination -> out`` (P2).
+
+A head of the first layer moves information from a source it attends to, to the destination that attends. Its QK
+circuit says which destinations attend to which sources, its OV circuit which tokens an attended source raises.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from .circuits import check_head, full_OV, full_QK
+from .config import require
+from .model import Transformer
+from .tokens import Tokens
+
+IdList = Int[np.ndarray, "n"]
+
+
+# ---- tables ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SkipTrigram:
+    """``source ... destination -> out``; ``qk`` in nats, ``ov`` in logits before the final LayerNorm's scale."""
+
+    source: int
+    destination: int
+    out: int
+    qk: float
+    ov: float
+
+    @property
+    def score(self) -> float:
+        """qk times ov, where both are positive."""
+        return max(self.qk, 0.0) * max(self.ov, 0.0)
+
+    def text(self, tokens: Tokens) -> str:
+        """``def ... ( -> self``, spaces and newlines made visible."""
+        source, destination, out = tokens.labels([self.source, self.destination, self.out])
+        return f"{source} ... {destination} -> {out}"
+
+
+@dataclass(frozen=True)
+class SourceTable:
+    """Destinations that attend most to a source, and tokens that the source then raises most."""
+
+    source: int
+    destinations: IdList
+    qk: Float[np.ndarray, "n"]
+    outs: IdList
+    ov: Float[np.ndarray, "n"]
+
+
+@torch.no_grad()
+def circuit_columns(model: Transformer, layer: int, head: int, sources: IdList, ids: IdList
+                    ) -> tuple[Float[Tensor, "source n"], Float[Tensor, "source n"]]:
+    """QK of every destination in ``ids`` with each source, and OV from each source to every out in ``ids``.
+
+    QK is the score in nats (divided by sqrt(d_head)) minus its mean over keys in ``ids``, which softmax does not
+    see: without it, columns would compare destinations by what all sources share.
+    """
+    qk, ov = full_QK(model, layer, head), full_OV(model, layer, head)
+    keys = qk.right[:, sources] - qk.right[:, ids].mean(1, keepdim=True)
+    scores = (qk.left[ids] @ keys).T / math.sqrt(model.cfg.d_head)
+    return scores, ov.left[sources] @ ov.right[:, ids]
+
+
+def _all_or(ids: IdList | None, model: Transformer) -> IdList:
+    return np.arange(model.cfg.d_vocab) if ids is None else np.asarray(ids)
+
+
+def skip_trigrams(model: Transformer, layer: int, head: int, sources: IdList | list[int], k: int = 5,
+                  ids: IdList | None = None) -> list[SourceTable]:
+    """The paper's table: for each source the top ``k`` destinations and the top ``k`` outs (P2, "Skip-trigrams").
+
+    Args:
+        sources: chosen for interest, as in the paper; what stands beside them is not chosen.
+        ids: tokens that may appear, and over which QK is centred; default all. Leave out those never seen in
+            training: their rows of W_E are noise.
+
+    Raises:
+        IctlError: no such head, or ``k`` exceeds the number of tokens.
+    """
+    check_head(model, layer, head)
+    ids, sources = _all_or(ids, model), np.asarray(sources)
+    require(1 <= k <= len(ids), f"k={k} entries were asked for, but there are {len(ids)} tokens to choose from.")
+    qk, ov = (x.topk(k, dim=1) for x in circuit_columns(model, layer, head, sources, ids))
+    return [SourceTable(int(source), ids[qk.indices[i].numpy()], qk.values[i].numpy(),
+                        ids[ov.indices[i].numpy()], ov.values[i].numpy()) for i, source in enumerate(sources)]
+
+
+def top_skip_trigrams(model: Transformer, head: int, n: int = 50, layer: int = 0, ids: IdList | None = None,
+                      per_source: int | None = None) -> list[SkipTrigram]:
+    """The ``n`` skip-trigrams of a head with the highest score, QK times OV, over all triples; nothing chosen by hand.
+
+    Exact without looking at every triple: within a source, the i-th best destination with the j-th best out has
+    i * j - 1 pairs above it, so that only i * j <= n can be among the best n.
+
+    Args:
+        ids: as in :func:`skip_trigrams`.
+        per_source: at most so many of any one source, so that one source cannot fill the table.
+
+    Raises:
+        IctlError: no such head.
+    """
+    check_head(model, layer, head)
+    ids, most = _all_or(ids, model), per_source or n
+    qk, ov = (x.topk(min(most, len(ids)), dim=1) for x in circuit_columns(model, layer, head, ids, ids))
+    pairs = [(i, j) for i in range(qk.values.shape[1]) for j in range(ov.values.shape[1]) if (i + 1) * (j + 1) <= most]
+    i, j = torch.tensor(pairs).T
+    scores = qk.values.clamp_min(0)[:, i] * ov.values.clamp_min(0)[:, j]
+    kept = scores.topk(min(most, scores.shape[1]), dim=1)
+    flat = kept.values.flatten().topk(min(n, kept.values.numel())).indices
+    rows, which = flat // kept.values.shape[1], kept.indices.flatten()[flat]
+    return [SkipTrigram(int(ids[s]), int(ids[qk.indices[s, i[p]]]), int(ids[ov.indices[s, j[p]]]),
+                        float(qk.values[s, i[p]]), float(ov.values[s, j[p]]))
+            for s, p in zip(rows.tolist(), which.tolist(), strict=True)]
+
+
+# ---- bugs -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class CrossTerms:
+    """How often two skip-trigrams of one source raise each other's outs as well."""
+
+    share: float  # of quadruples whose two cross terms are both raised
+    chance: float  # the same with outs drawn at random
+    quadruples: int
+
+
+@torch.no_grad()
+def skip_effects(model: Transformer, sources: IdList | list[int], counts: Int[np.ndarray, "d_vocab"], layer: int = 0,
+                 heads: list[int] | None = None
+                 ) -> tuple[Float[Tensor, "head destination source"], Float[Tensor, "head source out"]]:
+    """How far one source in the context raises each out at each destination: attention and OV row of every head.
+
+    The attention a head would pay to the source among ``n_ctx`` - 1 tokens as frequent as in ``counts``, positions
+    left out. The effect on an out is attention times OV, summed over heads: factored in each head, as
+    f1(a, b) f2(a, c), but not in their sum.
+    """
+    frequency = torch.from_numpy(counts / counts.sum()).clamp_min(1e-30).log()
+    attention, raised = [], []
+    for head in range(model.cfg.n_heads) if heads is None else heads:
+        qk, ov = full_QK(model, layer, head), full_OV(model, layer, head)
+        scores = [rows @ qk.right / math.sqrt(model.cfg.d_head) for rows in qk.left.split(512)]
+        others = torch.cat([(s + frequency).logsumexp(1) for s in scores]) + math.log(max(model.cfg.n_ctx - 1, 1))
+        attention.append(torch.sigmoid(torch.cat([s[:, sources] for s in scores]) - others[:, None]))
+        raised.append(ov.left[sources] @ ov.right)
+    return torch.stack(attention), torch.stack(raised)
+
+
+def cross_terms(model: Transformer, sources: IdList | list[int], counts: Int[np.ndarray, "d_vocab"], k: int = 20,
+                layer: int = 0, heads: list[int] | None = None, fraction: float = 0.0, seed: int = 0) -> CrossTerms:
+    """Skip-trigram "bugs": do a ... b1 -> c1 and a ... b2 -> c2 also raise a ... b1 -> c2 and a ... b2 -> c1? (P2)
+
+    Quadruples are all pairs, with other b and other c, among the top ``k`` entries of each source's effects
+    (:func:`skip_effects`). Within one head the answer is yes by construction; several heads could tell them apart.
+
+    Args:
+        counts: how often each token occurs in training; tokens with 0 are left out.
+        fraction: raised means above this part of the smaller intended effect; 0: above the mean logit.
+
+    Raises:
+        IctlError: no source has two entries to cross.
+    """
+    seen, rng = np.flatnonzero(counts), np.random.default_rng(seed)
+    attention, raised = skip_effects(model, sources, counts, layer, heads)
+    crossed, drawn = [], []
+    for i in range(len(sources)):
+        effects = attention[:, seen, i].T @ raised[:, i][:, seen]
+        values, at = effects.flatten().topk(min(k, effects.numel()))
+        b, c = at // len(seen), at % len(seen)
+        one, two = torch.triu_indices(len(at), len(at), 1)
+        fits = (b[one] != b[two]) & (c[one] != c[two]) & (values[two] > 0)
+        one, two = one[fits], two[fits]
+        least = fraction * torch.minimum(values[one], values[two])
+        crossed.append((effects[b[one], c[two]] > least) & (effects[b[two], c[one]] > least))
+        random = torch.from_numpy(rng.integers(0, len(seen), (2, len(one))))
+        drawn.append((effects[b[one], random[0]] > least) & (effects[b[two], random[1]] > least))
+    found, chance = torch.cat(crossed).double(), torch.cat(drawn).double()
+    require(len(found) > 0, f"k={k} entries a source leave no two with other destinations and outs; raise k.")
+    return CrossTerms(float(found.mean()), float(chance.mean()), len(found))
+
+
+# ---- bigrams --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class BigramFit:
+    """How near the direct path comes to the bigrams of the text."""
+
+    kl: float  # nats, KL(text || model), mean over previous tokens as frequent as in the text; nothing smoothed
+    reverse_kl: float  # nats, KL(model || text), text smoothed
+    correlation: float  # of log-probabilities, over bigrams that occur at least ``least`` times
+    previous: int  # previous tokens it is over
+
+
+@torch.no_grad()
+def direct_logits(model: Transformer) -> Float[Tensor, "d_vocab d_vocab"]:
+    """Logits of the direct path alone for every token (row), final LayerNorm included: W_E, W_U (P2, "Zero-layer")."""
+    return model.read_out(model.W_E) @ model.W_U
+
+
+def bigram_kl(model: Transformer, tokens: Tokens, frequent: int = 200, least: int = 5, smoothing: float = 0.1
+              ) -> BigramFit:
+    """softmax of the direct path against the bigrams of the training text (P2, "Zero-layer transformers").
+
+    Args:
+        frequent: the most frequent previous tokens, weighted by how often they occur: rare ones have no reliable
+            distribution.
+        smoothing: count added to every bigram of the text in KL(model || text), which is infinite without.
+
+    Raises:
+        IctlError: vocabularies of another size.
+    """
+    require(model.cfg.d_vocab == tokens.d_vocab,
+            f"the model knows {model.cfg.d_vocab} tokens, the corpus {tokens.d_vocab}; use its own corpus.")
+    ids, V = tokens.train.astype(np.int64), tokens.d_vocab
+    counts = np.bincount(ids[:-1] * V + ids[1:], minlength=V * V).reshape(V, V)
+    rows = np.argsort(-counts.sum(1), kind="stable")[:frequent]
+    rows = rows[counts[rows].sum(1) > 0]
+    counts = counts[rows].astype(np.float64)
+    weight = counts.sum(1) / counts.sum()
+    q = direct_logits(model)[rows].double().log_softmax(1).numpy()
+    p, smooth = counts / counts.sum(1, keepdims=True), counts + smoothing
+    log_p, log_smooth = np.log(np.where(p > 0, p, 1.0)), np.log(smooth / smooth.sum(1, keepdims=True))
+    kl = (p * np.where(p > 0, log_p - q, 0.0)).sum(1) @ weight
+    reverse = (np.exp(q) * (q - log_smooth)).sum(1) @ weight
+    often = counts >= least
+    return BigramFit(float(kl), float(reverse), float(np.corrcoef(log_p[often], q[often])[0, 1]), len(rows))
