@@ -109,7 +109,7 @@ def _build(corpus: str, d_vocab: int, place: Path) -> None:
     """Write the files of a tokenised corpus into a temporary folder, then move it into place."""
     found = list(data.documents(corpus, d_vocab))
     text = isinstance(found[0], str)
-    tokenizer = train_tokenizer((d for d in found if not data.is_held_out(d)), d_vocab, corpus) if text else None
+    tokenizer = _tokenizer(found, corpus, d_vocab) if text else None
     place.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=".building-", dir=place.parent))
     try:
@@ -132,6 +132,19 @@ def _build(corpus: str, d_vocab: int, place: Path) -> None:
         raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def shipped_tokenizer(corpus: str, d_vocab: int) -> Path | None:
+    """The tokenizer the zoo was trained with, where there is one: ids then do not depend on the interpreter."""
+    path = Path(__file__).parent / "zoo_data" / f"tokenizer-{corpus}-{d_vocab}.json"
+    return path if corpus in data.TEXT and path.exists() else None
+
+
+def _tokenizer(found: list[str], corpus: str, d_vocab: int) -> Tokenizer:
+    shipped = shipped_tokenizer(corpus, d_vocab)
+    if shipped is not None:
+        return Tokenizer.from_file(str(shipped))
+    return train_tokenizer((d for d in found if not data.is_held_out(d)), d_vocab, corpus)
 
 
 def train_tokenizer(texts: Iterable[str], d_vocab: int, corpus: str = "texts") -> Tokenizer:
