@@ -1,4 +1,4 @@
-"""``ictl train | measure | show | corpora``: every option has a default, every mistake one sentence."""
+"""``ictl``: every option has a default, every mistake is one sentence."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from . import cli_zoo
 from .config import IctlError, choose_device, preset, runs_dir
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
@@ -45,25 +46,6 @@ def train(
 
 
 @app.command()
-def measure(
-    out: Out = None,
-    windows: Annotated[int, typer.Option(help="Held-out windows of n_ctx tokens.")] = 512,
-    jobs: Annotated[int | None, typer.Option(help="Processes; default: one a core.")] = None,
-) -> None:
-    """Measure every snapshot of every run in a folder; writes measures.parquet there."""
-    import pandas as pd
-
-    from .measure import measure_many
-    from .snapshots import find_runs, write_bytes
-
-    out = out or runs_dir()
-    histories = measure_many(find_runs(out), windows, jobs=jobs)
-    table = pd.concat([history.table() for history in histories], ignore_index=True)
-    write_bytes(out / "measures.parquet", table.to_parquet(index=False))
-    typer.echo(f"{len(table)} rows of {len(histories)} runs: {out / 'measures.parquet'}")
-
-
-@app.command()
 def show(out: Out = None) -> None:
     """List the runs in a folder, one line each."""
     from .snapshots import find_runs
@@ -90,6 +72,9 @@ def corpora(
         pay = copy_pay(t.train, t.held_out, d_vocab)
         typer.echo(f"{name}  {t.documents} documents  {t.characters} characters  {len(t.train)} training tokens  "
                    f"{len(t.held_out)} held out  copy_pay {pay:.3f}  sha {t.sha[:12]}")  # fmt: skip
+
+
+cli_zoo.register(app)
 
 
 def summary(run) -> str:

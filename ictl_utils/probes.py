@@ -96,13 +96,10 @@ def repeats(model: Transformer, probe: Int[Tensor, "n pos"], blocks: int) -> dic
 
 @torch.no_grad()
 def resting(model: Transformer, probe: Int[Tensor, "n pos"], blocks: int) -> Float[np.ndarray, "layer head"]:
-    """Mean attention to ``<bos>`` from the first block of a repeated probe: no match there, nothing to copy.
-
-    The first quarter of the block is left out, where ``<bos>`` is close (P2, "Induction heads").
-    """
+    """Mean attention to ``<bos>`` from the first block of a repeated probe: nothing matches (P2, "Induction heads")."""
     length = (probe.shape[1] - 1) // blocks
     patterns = model.forward_with_cache(probe[:, : length + 1]).patterns
-    return _stack([p[:, :, 1 + length // 4 :, 0].mean(dim=(0, 2)) for p in patterns], model)
+    return _stack([p[:, :, 1:, 0].mean(dim=(0, 2)) for p in patterns], model)
 
 
 @torch.no_grad()

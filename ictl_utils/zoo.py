@@ -74,6 +74,15 @@ def find(name: str, preset_name: str = "laptop") -> Entry:
     raise IctlError(f"{name!r} is no model of the zoo; known: {', '.join(e.name for e in entries(preset_name))}.")
 
 
+def names(preset_name: str = "laptop") -> dict[str, tuple[str, str]]:
+    """Run id -> name and family of the configuration; of two with the same runs the first in the list."""
+    found: dict[str, tuple[str, str]] = {}
+    for entry in entries(preset_name):
+        for m, t in entry.runs():
+            found.setdefault(run_id(m, t), (entry.name, entry.family))
+    return found
+
+
 def schedule(chosen: list[Entry], seeds: int | None = None) -> list[tuple[str, ModelConfig, TrainConfig]]:
     """Name and configurations of every run of ``chosen``, each once, in the order to train them.
 
@@ -96,7 +105,7 @@ def _base(preset_name: str, **changes) -> tuple[ModelConfig, TrainConfig]:
 
 
 def _entry(name: str, family: str, preset_name: str, seeds: int = 1, data_seeds: int = 0, **changes) -> Entry:
-    dense = {"snapshots": 104} if changes.get("smear") and preset_name == "laptop" else {}  # their change is early
+    dense = {"snapshots": 88} if changes.get("smear") and preset_name == "laptop" else {}  # their change is early
     return Entry(name, family, *_base(preset_name, **dense, **changes), seeds=seeds, data_seeds=data_seeds)
 
 
@@ -108,19 +117,20 @@ def _attention_only(p: str) -> Iterator[Entry]:
 def _smeared(p: str) -> Iterator[Entry]:
     for smear in ("key", "query", "value"):
         for n in (1, 2):
-            yield _entry(f"{smear}-{n}l", "smeared", p, 5 if smear == "key" else 3, n_layers=n, smear=smear)
+            seeds = 5 if smear == "key" else 3 if n == 1 else 1
+            yield _entry(f"{smear}-{n}l", "smeared", p, seeds, n_layers=n, smear=smear)
 
 
 def _mlp(p: str) -> Iterator[Entry]:
     for n in (2, 3, 1, 4, 5, 6):
-        yield _entry(f"mlp-{n}l", "mlp", p, 3 if n in (2, 3) else 1, n_layers=n, mlp=True, **_long(p))
+        yield _entry(f"mlp-{n}l", "mlp", p, 3 if n == 2 else 1, n_layers=n, mlp=True, **_long(p))
 
 
 def _second_corpus(p: str) -> Iterator[Entry]:
     corpus = {"corpus": "docstrings"}
     for n in (2, 3, 1, 4, 5, 6):
         length = {"tokens": 30_000_000} if n in (2, 3) and p == "laptop" else _long(p)
-        yield _entry(f"docs-attn-{n}l", "docs", p, 3 if n in (2, 3) else 1, n_layers=n, **corpus, **length)
+        yield _entry(f"docs-attn-{n}l", "docs", p, 3 if n == 2 else 1, n_layers=n, **corpus, **length)
         if n == 2:  # the positive control of every null on this corpus
             yield _entry("docs-key-1l", "docs", p, 3, n_layers=1, smear="key", **corpus, **_long(p))
     for n in (2, 3, 1, 4, 5, 6):

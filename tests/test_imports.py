@@ -7,11 +7,13 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "ictl_utils"
 LINE = [
-    "config", "data", "tokens", "model", "handmade", "loss", "muon", "snapshots", "train", "metrics", "probes",
-    "ablations", "ablations_sweep", "idealised", "lowrank", "circuits", "circuits_paths", "circuits_scores",
-    "circuits_trigrams", "circuits_families", "interop", "measure", "survey_trigrams", "survey_facts", "survey", "zoo",
-    "figures_style", "figures_training", "figures_context", "figures_heads", "figures_tokens", "figures",
-    "claims", "verdicts", "viz_slider", "viz_lab", "viz", "cli", "__main__",
+    "config", "data", "tokens", "model", "handmade", "loss", "muon", "snapshots", "train", "curves", "metrics",
+    "probes", "ablations", "ablations_streams", "ablations_sweep", "idealised", "lowrank", "circuits",
+    "circuits_paths", "circuits_scores", "circuits_trigrams", "circuits_families", "interop", "measure",
+    "survey_trigrams", "survey_facts", "survey", "zoo", "tables", "ladder", "weights", "numbers_base",
+    "numbers_shapes", "numbers_training", "numbers_smeared", "numbers_heads", "numbers_circuits", "numbers",
+    "figures_style", "figures_training", "figures_context", "figures_heads", "figures_tokens", "figures", "claims",
+    "verdicts", "viz_slider", "viz_lab", "viz", "judgement", "cards", "cli_zoo", "cli", "__main__",
 ]  # fmt: skip
 
 
@@ -49,7 +51,7 @@ def test_modules_and_functions_stay_short() -> None:
     long = []
     for path in PACKAGE.glob("*.py"):
         text = path.read_text()
-        if text.count("\n") > 285:
+        if text.count("\n") > 275:
             long.append(path.name)
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and path.name != "cli.py":

@@ -54,14 +54,14 @@ def test_a_built_induction_head_repeats_and_rests() -> None:
     found = repeats(model, probe(model), 3)
     assert found["accuracy"] > 0.99 and found["later_nats"] < found["first_nats"] - 1
     untrained = repeats(Transformer(model.cfg), probe(model), 3)
-    assert untrained["accuracy"] < 0.5 and abs(untrained["later_nats"] - untrained["first_nats"]) < 1
+    assert untrained["accuracy"] < 0.5 and untrained["later_nats"] > 0.9 * untrained["first_nats"]
 
 
 def test_attention_to_first_and_present_token_against_patterns() -> None:
     model = Transformer(ModelConfig(n_layers=2, d_model=32, n_heads=2, n_ctx=32, d_vocab=40), seed=3)
     ids = probe(model)
     patterns = model.forward_with_cache(ids[:, :9]).patterns
-    expected = np.array([p[:, :, 3:, 0].mean(dim=(0, 2)).detach().numpy() for p in patterns])
+    expected = np.array([p[:, :, 1:, 0].mean(dim=(0, 2)).detach().numpy() for p in patterns])
     np.testing.assert_allclose(resting(model, ids, 3), expected, atol=1e-6)
     found = present_token(model, WINDOWS)
     pattern = model.forward_with_cache(torch.from_numpy(WINDOWS[:, :-1])).patterns[1]

@@ -1,0 +1,158 @@
+"""``ictl ladder | measure | table | claims | zoo``: the model zoo, its measurements and the verdicts."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .config import IctlError, require, runs_dir
+
+Out = Annotated[Path | None, typer.Option(help="Folder of the runs; default: $ICTL_RUNS, or runs in $ICTL_HOME.")]
+From = Annotated[Path | None, typer.Option("--from", help="Folder of tables; default: those shipped.")]
+AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
+zoo_app = typer.Typer(add_completion=False, no_args_is_help=True, help="The zoo's models: list, pack, verify.")
+
+
+def ladder(
+    preset_name: Annotated[str, typer.Option("--preset", help="smoke, laptop or gpu.")] = "laptop",
+    family: Annotated[str | None, typer.Option(help="A family, or names such as attn-*; default all.")] = None,
+    seeds: Annotated[int | None, typer.Option(help="Initialisations each; default: the zoo's numbers.")] = None,
+    jobs: Annotated[int | None, typer.Option(help="Processes; default: one a core.")] = None,
+    backend: Annotated[str, typer.Option(help="loky or dask.")] = "loky",
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    measure_too: Annotated[bool, typer.Option("--measure/--train-only", help="Measure every snapshot as well.")] = True,
+    out: Out = None,
+) -> None:
+    """Train and measure what is missing of the zoo; stop it at any moment, start it again, nothing is done twice."""
+    from .ladder import climb, collect_zoo
+
+    folder = out or runs_dir()
+    runs = climb(preset_name, family, seeds, out=folder, jobs=jobs, backend=backend, device=device, measure=measure_too)
+    typer.echo(f"{len(runs)} runs trained in {folder}")
+    if measure_too:
+        collect_zoo(folder, preset_name)
+        typer.echo(f"tables: {folder / 'tables'}")
+
+
+def measure(
+    out: Out = None,
+    quick: Annotated[bool, typer.Option(help="Less text: rough numbers, in a tenth of the time.")] = False,
+    jobs: Annotated[int | None, typer.Option(help="Processes; default: one a core.")] = None,
+) -> None:
+    """Measure every snapshot of every finished run in a folder; writes tables/*.parquet there."""
+    from .ladder import survey_many
+    from .snapshots import find_runs
+    from .survey import FULL, QUICK
+    from .tables import collect, write
+
+    folder, effort = out or runs_dir(), QUICK if quick else FULL
+    runs = [run for run in find_runs(folder) if run.finished]
+    require(bool(runs), f"{folder} holds no finished run; train one with `ictl train --out {folder}`.")
+    survey_many(runs, effort, jobs)
+    tables = collect(folder, {run.run_id: (run.run_id, "own") for run in runs}, effort)
+    write(tables, folder / "tables")
+    rows = sum(map(len, tables.values()))
+    typer.echo(f"{rows} rows of {len(runs)} runs: {folder / 'tables'}")
+
+
+def table(
+    name: Annotated[str, typer.Argument(help="Which one; --schema lists them all.")] = "runs",
+    where: Annotated[list[str] | None, typer.Option(help="column=value, any number of times.")] = None,
+    columns: Annotated[str | None, typer.Option(help="Columns to print, with commas between.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="Write a CSV file instead of printing.")] = None,
+    summary: Annotated[bool, typer.Option(help="Counts of everything instead of a table.")] = False,
+    schema: Annotated[bool, typer.Option(help="What the columns mean instead of a table.")] = False,
+    as_json: AsJson = False,
+    source: From = None,
+) -> None:
+    """Print or export any slice of the measurements."""
+    from . import tables as tabled
+
+    if schema:
+        return typer.echo("\n".join(f"{t}.{c}: {text}" for t, cs in tabled.SCHEMA.items() for c, text in cs.items()))
+    found = tabled.read(source or tabled.SHIPPED)
+    if summary:
+        counts = tabled.summary(found)
+        return typer.echo(json.dumps(counts) if as_json else "\n".join(f"{k}: {v}" for k, v in counts.items()))
+    wrong = [pair for pair in where or () if "=" not in pair]
+    require(not wrong, f"--where {wrong and wrong[0]!r} is no condition; expected column=value.")
+    chosen = tabled.select(found, name, **dict(pair.split("=", 1) for pair in where or ()))
+    if columns:
+        unknown = [c for c in columns.split(",") if c not in chosen]
+        require(not unknown, f"columns={unknown} are not in table {name!r}; it has {', '.join(chosen.columns)}.")
+        chosen = chosen[columns.split(",")]
+    if csv is not None:
+        chosen.to_csv(csv, index=False)
+        return typer.echo(f"{len(chosen)} rows: {csv}")
+    return typer.echo(chosen.to_json(orient="records") if as_json else chosen.to_string(index=False, max_rows=60))
+
+
+def claims(
+    only: Annotated[str | None, typer.Option("--id", help="One claim, with its numbers of every seed.")] = None,
+    as_json: AsJson = False,
+    source: From = None,
+) -> None:
+    """The verdict on every claim; exit code 1 when one in scope has none."""
+    from .judgement import judge_zoo, missing, report
+    from .tables import SHIPPED, read
+
+    verdicts = judge_zoo(read(source or SHIPPED))
+    typer.echo(report(verdicts, only, as_json))
+    absent = missing(verdicts)
+    if absent:
+        typer.echo(f"no verdict yet: {', '.join(absent)}; `ictl ladder` trains and measures what is missing.", err=True)
+        raise typer.Exit(1)
+
+
+@zoo_app.command("list")
+def list_zoo(preset_name: Annotated[str, typer.Option("--preset")] = "laptop") -> None:
+    """Configurations of the zoo, and the weights that are shipped."""
+    from .weights import shipped
+    from .zoo import entries
+
+    files = {}
+    for one in shipped():
+        files.setdefault(one.name, []).append(one)
+    for e in entries(preset_name):
+        weights = f"{len(files[e.name])} snapshots shipped" if e.name in files else ""
+        typer.echo(f"{e.name:22} {e.model.label:24} {e.train.corpus:10} {e.train.tokens / 1e6:g} M tokens  "
+                   f"{len(e.runs())} runs  {weights}")  # fmt: skip
+
+
+@zoo_app.command()
+def pack(out: Out = None, preset_name: Annotated[str, typer.Option("--preset")] = "laptop") -> None:
+    """Write the tables of all measured runs, and weights in half precision, into the package."""
+    from .cards import write_cards
+    from .ladder import collect_zoo
+    from .tables import SHIPPED
+    from .weights import pack as pack_weights
+
+    tables = collect_zoo(out or runs_dir(), preset_name, SHIPPED)
+    files = pack_weights(out or runs_dir(), tables)
+    write_cards(tables)
+    typer.echo(f"{len(tables['runs'])} runs, {len(files)} files of weights")
+
+
+@zoo_app.command()
+def verify(
+    n: Annotated[int, typer.Option(help="Snapshots drawn at random.")] = 6,
+    seed: Annotated[int | None, typer.Option(help="Draw the same ones again.")] = None,
+) -> None:
+    """Recompute a random sample of shipped numbers from shipped weights; exit code 1 when one disagrees."""
+    from .tables import read
+    from .weights import verify as check
+
+    found = check(read(), n, seed)
+    typer.echo(found.to_string(index=False))
+    if not found["agrees"].all():
+        raise IctlError(f"{(~found['agrees']).sum()} of {len(found)} numbers do not agree with their weights.")
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to ``ictl``."""
+    for command in (ladder, measure, table, claims):
+        app.command()(command)
+    app.add_typer(zoo_app, name="zoo")

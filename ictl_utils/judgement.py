@@ -1,0 +1,128 @@
+"""All registered claims against the zoo's measurements: verdicts, and how robust they are."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+import pandas as pd
+
+from .claims import Claim, load_claims
+from .config import require, run_id
+from .numbers import NUMBERS
+from .numbers_base import Zoo
+from .tables import Tables
+from .verdicts import Verdict, judge, leave_one_out, to_json
+from .zoo import entries
+
+MISSING = "missing"
+SECOND = "docs-"  # names of models on the second corpus begin with it
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A claim with its verdict, and what the verdict would be with less or other evidence."""
+
+    claim: Claim
+    verdict: Verdict | None  # None: in scope, but the models it needs are not measured yet
+    without: dict[int, str]  # verdict without each seed in turn
+    second_corpus: Verdict | None  # on the second corpus, where its models are measured
+
+    @property
+    def word(self) -> str:
+        """The verdict in words, or ``missing``."""
+        return self.verdict.verdict if self.verdict else MISSING
+
+    @property
+    def stable(self) -> str:
+        """``yes`` if no single seed decides, else which ones do; empty with one seed."""
+        other = [str(seed) for seed, verdict in self.without.items() if verdict != self.word]
+        return "" if not self.without else "yes" if not other else f"no: seed {', '.join(other)}"
+
+
+def judge_zoo(tables: Tables, places: Mapping[str, tuple[str, str]] | None = None, preset_name: str = "laptop"
+              ) -> list[Judged]:
+    """Verdicts on all claims, in their order.
+
+    Args:
+        tables: as :func:`ictl_utils.tables.read` gives them.
+        places: figure and chapter that show each claim, by its id.
+    """
+    first, second = Zoo(tables, preset_name=preset_name), Zoo(tables, second_corpus(preset_name), preset_name)
+    return [_judged(claim, first, second, (places or {}).get(claim.id, ("", ""))) for claim in load_claims()]
+
+
+def second_corpus(preset_name: str = "laptop") -> dict[str, list[str]]:
+    """Name -> run ids with every model replaced by the same one on the second corpus; none where there is none."""
+    ids = {e.name: [run_id(*run) for run in e.runs()] for e in entries(preset_name)}
+    return {name: ids.get(SECOND + name, []) for name in ids if not name.startswith(SECOND)}
+
+
+def _judged(claim: Claim, first: Zoo, second: Zoo, place: tuple[str, str]) -> Judged:
+    if not claim.testable:
+        return Judged(claim, judge(claim, None, *place), {}, None)
+    numbers = NUMBERS[claim.id](first)
+    if numbers.empty:
+        return Judged(claim, None, {}, None)
+    other = NUMBERS[claim.id](second) if not any(m.startswith(SECOND) for m in claim.models) else pd.DataFrame()
+    return Judged(claim, judge(claim, numbers, *place), leave_one_out(claim, numbers),
+                  None if other.empty else judge(claim, other, *place))  # fmt: skip
+
+
+def missing(judged: list[Judged]) -> list[str]:
+    """Ids of claims in scope without a verdict."""
+    return [j.claim.id for j in judged if j.verdict is None]
+
+
+def to_frame(judged: list[Judged]) -> pd.DataFrame:
+    """One row a claim: verdict, value with its range over seeds, and robustness."""
+    rows = []
+    for j in judged:
+        v = j.verdict
+        number = next(iter(j.claim.numbers), "")
+        rows.append({
+            "id": j.claim.id, "claim": j.claim.claim, "verdict": j.word, "number": number,
+            "value": v.value if v else None, "low": v.low if v else None, "high": v.high if v else None,
+            "n_seeds": v.n_seeds if v else 0, "without_one_seed": j.stable,
+            "second_corpus": j.second_corpus.verdict if j.second_corpus else "",
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def report(judged: list[Judged], only: str | None = None, as_json: bool = False) -> str:
+    """The table of verdicts as text, or everything as JSON; one claim in full where ``only`` names it.
+
+    Raises:
+        IctlError: ``only`` is no claim.
+    """
+    chosen = [j for j in judged if only in (None, j.claim.id)]
+    require(bool(chosen), f"{only!r} is no claim; ids run from {judged[0].claim.id} to {judged[-1].claim.id}.")
+    if as_json:
+        return json.dumps([_plain(j) for j in chosen], indent=1)
+    if only is not None:
+        return _in_full(chosen[0])
+    frame = to_frame(chosen)
+    counts = frame["verdict"].value_counts()
+    table = frame.to_string(index=False, na_rep="", max_colwidth=48, float_format=lambda x: f"{x:.3g}")
+    return table + "\n" + ", ".join(f"{n} {word}" for word, n in counts.items())
+
+
+def _plain(j: Judged) -> dict[str, object]:
+    empty = {"id": j.claim.id, "verdict": MISSING, "value": None, "low": None, "high": None, "n_seeds": 0}
+    row = json.loads(to_json([j.verdict]))[0] if j.verdict else empty
+    second = json.loads(to_json([j.second_corpus]))[0] if j.second_corpus else None
+    return row | {"claim": j.claim.claim, "without_seed": {str(k): v for k, v in j.without.items()},
+                  "second_corpus": second}  # fmt: skip
+
+
+def _in_full(j: Judged) -> str:
+    c = j.claim
+    lines = [f"{c.id} ({c.part}): {c.claim}", f"  measure: {c.measure}; the paper: {c.paper_value}",
+             f"  reproduced if: {c.reproduced_if}  [{c.reproduced_test}; seeds: {c.seeds}]",
+             f"  contradicted if: {c.contradicted_if}  [{c.contradicted_test}]", f"  verdict: {j.word}"]  # fmt: skip
+    for name, values in (asdict(j.verdict)["numbers"] if j.verdict else {}).items():
+        lines.append(f"    {name} = {', '.join(f'{x:.4g}' for x in values)}  ({c.numbers[name]})")
+    lines += [f"  without one seed: {j.stable}"] if j.without else []
+    lines += [f"  on the second corpus: {j.second_corpus.verdict}"] if j.second_corpus else []
+    return "\n".join(lines)

@@ -1,0 +1,173 @@
+"""Train and measure the zoo: what is missing, in parallel, resumable at any moment, never twice."""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from joblib import Parallel, cpu_count, delayed
+from tqdm.auto import tqdm
+
+from . import survey as surveying
+from .config import IctlError, ModelConfig, TrainConfig, one_of, require, run_id, runs_dir
+from .model import Transformer
+from .snapshots import Run
+from .survey import FULL, QUICK, Effort, survey, tables_folder
+from .tables import Tables, collect, write
+from .tokens import load_tokens
+from .train import show_progress, train
+from .zoo import entries, names, schedule
+
+BACKENDS = ("loky", "dask")
+Job = tuple[str, ModelConfig, TrainConfig]
+
+
+def effort_of(preset_name: str) -> Effort:
+    """How much text the measurements of a preset read."""
+    return QUICK if preset_name == "smoke" else FULL
+
+
+def climb(
+    preset_name: str = "laptop", family: str | None = None, seeds: int | None = None, *, out: str | Path | None = None,
+    jobs: int | None = None, backend: str = "loky", device: str = "cpu", measure: bool = True,
+) -> list[Run]:
+    """Train and measure every run of the zoo that is not finished in ``out``; returns all of them.
+
+    Killed at any moment and started again it goes on where it was; two ladders on one folder share the work.
+
+    Args:
+        family: a family or a pattern of names (:func:`ictl_utils.zoo.entries`); default all.
+        seeds: initialisations of each configuration instead of the zoo's own numbers.
+        jobs: processes, default one a core; on ``cuda`` one.
+        backend: ``loky`` (this machine) or ``dask`` (the default client of dask.distributed).
+
+    Raises:
+        IctlError: unknown preset, family or backend, or the first error of a run.
+    """
+    one_of("backend", backend, BACKENDS)
+    folder, todo = Path(out or runs_dir()), schedule(entries(preset_name, family), seeds)
+    for corpus, d_vocab in {(t.corpus, m.d_vocab) for _, m, t in todo}:
+        load_tokens(corpus, d_vocab)  # once, before the processes start
+    effort = effort_of(preset_name) if measure else None
+    jobs = 1 if device == "cuda" else min(jobs or cpu_count(), len(todo))
+    with _watch(todo, folder, effort):
+        left = todo
+        while left:  # what another ladder holds is looked at again after the rest
+            busy = Parallel(n_jobs=jobs, backend=_registered(backend), batch_size=1, pre_dispatch=jobs)(
+                delayed(_one)(job, folder, effort, device) for job in left
+            )
+            left = [job for job, held in zip(left, busy, strict=True) if held]
+            time.sleep(1.0 if left else 0)
+    return [Run(folder / run_id(m, t)) for _, m, t in todo]
+
+
+def _registered(backend: str) -> str:
+    if backend == "dask":
+        try:
+            import distributed  # noqa: F401  (registers itself with joblib)
+        except ImportError:
+            raise IctlError("backend='dask' needs dask.distributed; run: pip install distributed") from None
+    return backend
+
+
+def _one(job: Job, folder: Path, effort: Effort | None, device: str) -> bool:
+    """Train and measure one run; True if another process is at it."""
+    _, model_cfg, train_cfg = job
+    path = folder / run_id(model_cfg, train_cfg)
+    path.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(path / ".ladder", timeout=0):
+            run = train(model_cfg, train_cfg, folder, device=device, progress=False)
+            if effort is not None:
+                survey(run, effort, progress=False)
+    except Timeout:
+        return True
+    return False
+
+
+# ---- progress -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a ladder is."""
+
+    models: int  # trained, and measured where that was asked for
+    of: int
+    tokens: int  # seen in training
+    flops: float  # of training
+    of_flops: float
+
+
+def progress_of(todo: list[Job], folder: Path, effort: Effort | None) -> Progress:
+    """Read from the manifests and the tables on disk."""
+    models, tokens, flops, of_flops = 0, 0, 0.0, 0.0
+    for _, m, t in todo:
+        each = Transformer(m).flops_per_token()
+        of_flops += each * t.steps(m.n_ctx) * t.batch * m.n_ctx
+        try:
+            run = Run(folder / run_id(m, t))
+        except IctlError:
+            continue
+        seen = int(run.tokens[-1]) if len(run) else 0
+        tokens, flops = tokens + seen, flops + each * seen
+        models += run.finished and (effort is None or is_surveyed(run, effort))
+    return Progress(models, len(todo), tokens, flops, of_flops)
+
+
+def is_surveyed(run: Run, effort: Effort) -> bool:
+    """Whether all tables of a run are there."""
+    return all((tables_folder(run, effort) / f"{name}.parquet").exists() for name in surveying.TABLES)
+
+
+@contextmanager
+def _watch(todo: list[Job], folder: Path, effort: Effort | None, every: float = 5.0):
+    """A bar over training FLOPs with models done and tokens a second; the bar's own estimate is the time left."""
+    require(every > 0, f"every={every} must be positive.")
+    if not show_progress():
+        yield
+        return
+    stop, first, began = threading.Event(), progress_of(todo, folder, effort), time.perf_counter()
+
+    def show(bar: tqdm) -> None:
+        now = progress_of(todo, folder, effort)
+        rate = (now.tokens - first.tokens) / max(time.perf_counter() - began, 1e-9)
+        bar.set_postfix_str(f"{now.models}/{now.of} models, {rate:,.0f} tokens/s")
+        bar.update(now.flops - bar.n)
+
+    def poll(bar: tqdm) -> None:
+        while not stop.wait(every):
+            show(bar)
+
+    with tqdm(total=first.of_flops, initial=first.flops, unit="FLOP", unit_scale=True, desc="ladder") as bar:
+        watcher = threading.Thread(target=poll, args=(bar,), daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            watcher.join()
+            show(bar)
+
+
+# ---- tables ---------------------------------------------------------------------------------------
+
+
+def survey_many(runs: list[Run], effort: Effort = FULL, jobs: int | None = None) -> None:
+    """Measure several finished runs, one process a core."""
+    found = Parallel(n_jobs=min(jobs or cpu_count(), len(runs)), backend="loky", return_as="generator")(
+        delayed(survey)(run, effort, progress=False) for run in runs
+    )
+    for _ in tqdm(found, total=len(runs), desc="measuring", unit="run", disable=not show_progress()):
+        pass
+
+
+def collect_zoo(folder: str | Path, preset_name: str = "laptop", to: str | Path | None = None) -> Tables:
+    """Join the tables of all measured runs of the zoo in ``folder``; written to ``to``, default its ``tables``."""
+    tables = collect(folder, names(preset_name), effort_of(preset_name))
+    write(tables, to or Path(folder) / "tables")
+    return tables

@@ -1,0 +1,251 @@
+"""The measurement tables run by run, and the registered terms read off them (``claims_terms.csv``)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float, Int
+
+from . import curves, metrics
+from .config import require, run_id
+from .survey_facts import Roles
+from .zoo import entries
+
+PER_RUN = ("snapshots", "positions", "heads", "composition", "ablations", "facts", "token_losses")
+ATTENTION_ONLY = tuple(f"attn-{n}l" for n in (2, 3, 4, 5, 6))
+Heads = list[tuple[int, int]]  # layer and index
+
+
+@dataclass(frozen=True, eq=False)
+class RunTables:
+    """What was measured on one run, rows in the order of its snapshots, and the terms of the registration.
+
+    Tokens are training tokens, scores and losses nats. Columns are those of ``tables.SCHEMA``.
+    """
+
+    run: pd.Series  # its row of the table ``runs``
+    snapshots: pd.DataFrame
+    positions: pd.DataFrame
+    heads: pd.DataFrame
+    composition: pd.DataFrame
+    ablations: pd.DataFrame
+    facts: pd.DataFrame
+    token_losses: pd.DataFrame
+
+    @cached_property
+    def tokens(self) -> Int[np.ndarray, "snap"]:
+        """Training tokens seen at each snapshot; the first is 0."""
+        return self.snapshots["tokens"].to_numpy()
+
+    @property
+    def length(self) -> float:
+        """Training tokens of the run, from the first snapshot to the last."""
+        return float(self.tokens[-1] - self.tokens[0])
+
+    def at_share(self, share: float) -> float:
+        """Token count at which ``share`` of the run is over."""
+        return float(self.tokens[0] + share * self.length)
+
+    @cached_property
+    def icl(self) -> Float[np.ndarray, "snap"]:
+        """In-context learning score at each snapshot."""
+        return self.series("icl_nats")
+
+    def series(self, column: str) -> Float[np.ndarray, "snap"]:
+        """A column of ``snapshots``."""
+        return self.snapshots[column].to_numpy(float)
+
+    def at(self, values: str | Float[np.ndarray, "snap"], tokens: float) -> float:
+        """A column of ``snapshots``, or one value a snapshot, interpolated to a token count."""
+        return float(np.interp(tokens, self.tokens, self.series(values) if isinstance(values, str) else values))
+
+    def smooth(self, column: str) -> Float[np.ndarray, "step"]:
+        """A column of ``snapshots`` at :attr:`steps`, smoothed as the curve is."""
+        return curves.smooth_curve(self.tokens, self.series(column))[1]
+
+    @cached_property
+    def steps(self) -> Float[np.ndarray, "step"]:
+        """Token counts of the curve: 500 equal steps."""
+        return curves.smooth_curve(self.tokens, self.icl)[0]
+
+    @cached_property
+    def curve(self) -> Float[np.ndarray, "step"]:
+        """The smoothed score at :attr:`steps`."""
+        return self.smooth("icl_nats")
+
+    def curve_at(self, tokens: float) -> float:
+        """The curve at a token count."""
+        return float(np.interp(tokens, self.steps, self.curve))
+
+    def fall(self, start: float, end: float) -> float:
+        """Fall of the curve between two token counts."""
+        return self.curve_at(start) - self.curve_at(end)
+
+    @cached_property
+    def window(self) -> metrics.Window:
+        """The phase change of the score."""
+        return metrics.phase_change(self.tokens, self.icl)
+
+    @property
+    def width(self) -> float:
+        """Width of the window, in tokens."""
+        return self.window.end - self.window.start
+
+    @property
+    def change(self) -> float:
+        """Score at the first snapshot minus score at the last: positive where the model learns from context."""
+        return float(self.icl[0] - self.icl[-1])
+
+    @property
+    def jump(self) -> float:
+        """Fall of the curve over the window."""
+        return self.fall(self.window.start, self.window.end)
+
+    @cached_property
+    def midpoint(self) -> float:
+        """Token count at which the curve has first made half of its fall from its first to its last value."""
+        done = (self.curve[0] - self.curve) * np.sign(self.curve[0] - self.curve[-1])
+        return crossing(self.steps, done, abs(self.curve[0] - self.curve[-1]) / 2)
+
+    def per_head(self, column: str) -> Float[np.ndarray, "snap layer head"]:
+        """A column of ``heads``."""
+        return self._folded(self.heads, column, len(self.tokens))
+
+    @cached_property
+    def prefix(self) -> Float[np.ndarray, "snap layer head"]:
+        """Prefix-matching scores on the paper's probe."""
+        return self.per_head("prefix_matching")
+
+    @cached_property
+    def previous(self) -> Float[np.ndarray, "snap layer head"]:
+        """Previous-token scores."""
+        return self.per_head("previous_token")
+
+    @property
+    def best_prefix(self) -> Float[np.ndarray, "snap"]:
+        """Highest prefix-matching score of any head at each snapshot; 0 without heads."""
+        return self.prefix.reshape(len(self.tokens), -1).max(axis=1, initial=0.0)
+
+    @cached_property
+    def roles(self) -> Roles:
+        """``induction``, ``previous`` and ``in_layer(layer, prefix[-1])``: heads by the registered rules."""
+        return Roles.of(self.prefix[-1], self.previous[-1])
+
+    @property
+    def induction(self) -> Heads:
+        """Induction heads."""
+        return self.roles.induction
+
+    @property
+    def previous_head(self) -> tuple[int, int]:
+        """The previous-token head."""
+        return self.roles.previous
+
+    def ablated(self, column: str = "icl_change_nats", kind: str = "pattern-preserving", fill: str = "zero"
+                ) -> tuple[Int[np.ndarray, "measured"], Float[np.ndarray, "measured layer head"]]:
+        """Numbers of the snapshots at which this ablation was measured, and a column of ``ablations`` there.
+
+        By default effects as registered, nats, positive where the head adds to in-context learning.
+        """
+        table = self.ablations
+        rows = table[(table["kind"] == kind) & (table["fill"] == fill)]
+        measured = np.unique(rows["snapshot"])
+        return measured, self._folded(rows, column, len(measured))
+
+    def effect(self, kind: str = "pattern-preserving", fill: str = "zero", column: str = "icl_change_nats"
+               ) -> Float[np.ndarray, "layer head"]:
+        """What :meth:`ablated` gives at the last snapshot; an :class:`IctlError` where it was not measured."""
+        measured, found = self.ablated(column, kind, fill)
+        last = int(self.snapshots["snapshot"].iloc[-1])
+        require(last in measured, f"{self.run['run_id']}: no {kind} {fill} ablation of snapshot {last}.")
+        return found[-1]
+
+    def fact(self, measure: str, item: str = "") -> float:
+        """One value of ``facts``; an :class:`IctlError` where it was not measured."""
+        found = self.facts_of(measure)
+        require(item in found, f"{self.run['run_id']}: no fact {measure!r} of {item!r}; measured: {sorted(found)}.")
+        return found[item]
+
+    def facts_of(self, measure: str) -> dict[str, float]:
+        """Item -> value of a measure of ``facts``; empty where it was not measured."""
+        rows = self.facts[self.facts["measure"] == measure]
+        return dict(zip(rows["item"], rows["value"].astype(float), strict=True))
+
+    def _folded(self, table: pd.DataFrame, column: str, n: int) -> Float[np.ndarray, "n layer head"]:
+        shape = (n, int(self.run["n_layers"]), int(self.run["n_heads"]))
+        rows = table.sort_values(["snapshot", "layer", "head"])[column].to_numpy(float)
+        require(rows.size == np.prod(shape), f"{self.run['run_id']}: {rows.size} values of {column}, not {shape}.")
+        return rows.reshape(shape)
+
+
+class Zoo:
+    """Tables of many runs, read by name of the configuration and seed (the initialisation, at data order 0)."""
+
+    def __init__(self, tables: Mapping[str, pd.DataFrame], runs: Mapping[str, Sequence[str]] | None = None,
+                 preset_name: str = "laptop") -> None:  # fmt: skip
+        """Args:
+            tables: as ``tables.read`` or ``tables.collect`` give them.
+            runs: name -> ids of its runs, where they are not those of the zoo at ``preset_name``.
+        """
+        self.tables, self._read = tables, {}
+        self._ids = {entry.name: [run_id(*run) for run in entry.runs()] for entry in entries(preset_name)}
+        self._ids |= {name: list(ids) for name, ids in (runs or {}).items()}
+
+    def seeds(self, *names: str) -> list[int]:
+        """Seeds of which all the named models were measured, ascending; a name must be one of the zoo's."""
+        return sorted(set.intersection(*(set(self._by_seed(name)) for name in names)))
+
+    def run(self, name: str, seed: int) -> RunTables:
+        """The run of a model with a seed; an :class:`IctlError` where it was not measured."""
+        ids = self._by_seed(name)
+        require(seed in ids, f"{name} was not measured with seed {seed}; measured: {sorted(ids) or 'none'}.")
+        if ids[seed] not in self._read:
+            parts = {table: self._part(table, ids[seed]) for table in PER_RUN}
+            self._read[ids[seed]] = RunTables(self._rows.loc[ids[seed]], **parts)
+        return self._read[ids[seed]]
+
+    def models(self, names: Iterable[str], seed: int) -> list[RunTables]:
+        """Runs of those of the named models that were measured with a seed, in the order of ``names``."""
+        return [self.run(name, seed) for name in names if seed in self._by_seed(name)]
+
+    def _by_seed(self, name: str) -> dict[int, str]:
+        require(name in self._ids, f"{name!r} is no model of the zoo; known: {', '.join(self._ids)}.")
+        found = [self._rows.loc[i] for i in self._ids[name] if i in self._rows.index]
+        return {int(row["init_seed"]): row["run_id"] for row in found if row["data_seed"] == 0}
+
+    @cached_property
+    def _rows(self) -> pd.DataFrame:
+        return self.tables["runs"].set_index("run_id", drop=False)
+
+    @cached_property
+    def _groups(self) -> dict[str, dict[str, Int[np.ndarray, "row"]]]:
+        return {table: self.tables[table].groupby("run_id", observed=True).indices for table in PER_RUN}
+
+    def _part(self, table: str, run: str) -> pd.DataFrame:
+        rows = self.tables[table].iloc[self._groups[table].get(run, [])]
+        return rows.sort_values("snapshot", kind="stable").reset_index(drop=True)
+
+
+def by_seed(seeds: Iterable[int], numbers: Callable[[int], Mapping[str, float]]) -> pd.DataFrame:
+    """A row a seed, a column a number; empty without seeds."""
+    rows = {seed: dict(numbers(seed)) for seed in seeds}
+    return pd.DataFrame.from_dict(rows, orient="index", dtype=float).rename_axis("seed")
+
+
+def crossing(x: Float[np.ndarray, "n"], y: Float[np.ndarray, "n"], level: float) -> float:
+    """Where ``y`` first reaches ``level`` from below, linear between the points; infinite if it never does."""
+    at = np.flatnonzero(y >= level)
+    if not len(at) or at[0] == 0:
+        return float(x[0]) if len(at) else float("inf")
+    i = int(at[0])
+    return float(x[i - 1] + (x[i] - x[i - 1]) * (level - y[i - 1]) / (y[i] - y[i - 1]))
+
+
+def over(a: float, b: float) -> float:
+    """``a / b``; infinite or NaN, as division has it, where ``b`` is 0."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return float(np.float64(a) / np.float64(b))

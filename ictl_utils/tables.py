@@ -1,0 +1,190 @@
+"""The measurements of many runs as tidy tables: what is in them, how they are joined, checked, shipped and read."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from .config import IctlError, one_of, require
+from .snapshots import Run, find_runs, write_bytes
+from .survey import FULL, TABLES, Effort, survey, tables_folder
+
+SHIPPED = Path(__file__).parent / "zoo_data"
+RUN = {"run_id": "name of the run; ends in the hash of its configuration"}
+SNAP = RUN | {"snapshot": "number of the snapshot in its run, from 0"}
+HEAD = SNAP | {"layer": "layer, from 0", "head": "head, from 0"}
+
+SCHEMA: dict[str, dict[str, str]] = {
+    "runs": RUN | {
+        "name": "configuration in the zoo", "family": "family of the zoo", "label": "short name for figures",
+        "n_layers": "layers", "d_model": "width of the residual stream", "n_heads": "heads a layer",
+        "mlp": "with MLPs", "positions": "kind of positions", "smear": "what is smeared",
+        "corpus": "corpus", "corpus_sha": "SHA-256 of the encoded corpus", "lr": "peak learning rate",
+        "warmup_steps": "steps of warm-up", "optimizer": "optimiser", "init_seed": "seed of the weights",
+        "data_seed": "seed of the data order", "parameters": "weights, embeddings included",
+        "tokens": "training tokens in all", "batch_tokens": "training tokens a step",
+        "seconds": "wall seconds of training", "core_seconds": "CPU seconds of training",
+        "flops": "floating-point operations of training", "device": "device and precision",
+        "versions": "python and torch", "snapshots": "snapshots kept",
+    },
+    "snapshots": SNAP | {
+        "tokens": "training tokens seen", "loss_nats": "mean held-out loss",
+        "icl_nats": "in-context learning score: loss at late minus early positions",
+        "icl_se_nats": "its standard error over windows",
+        "icl_at_positions_nats": "the same at the two single positions of the paper, scaled to n_ctx",
+        "loss_new_nats": "loss where the current token is new in the window",
+        "loss_repeated_nats": "loss where it was seen, once followed by the same next token",
+        "loss_mismatch_nats": "loss where it was seen, always followed by another",
+        "repeats_first_nats": "random tokens repeated: loss on the first block",
+        "repeats_second_nats": "loss on the second block", "repeats_later_nats": "loss on all repeats",
+        "repeats_accuracy": "share of the third block that is the top prediction",
+    },
+    "positions": SNAP | {"position": "query position, 0 is <bos>", "loss_nats": "mean held-out loss there"},
+    "token_losses": SNAP | {"losses_nats": "one loss a held-out window, always at the same position"},
+    "heads": HEAD | {
+        "prefix_matching": "attention on successors of earlier occurrences, the paper's probe",
+        "prefix_random": "the same with random block lengths and gaps",
+        "previous_token": "attention to the position before, on text",
+        "present_token": "attention to the position itself, on text",
+        "resting": "attention to <bos> where nothing matches, on random tokens",
+        "copying": "share of the raised logits that is the attended token's, -1 to 1",
+        "ov_copying": "sum of eigenvalues of the OV circuit over the sum of their sizes",
+        "qk_trace": "trace of the QK circuit through earlier heads, by their previous-token scores",
+        "qk_positivity": "sum of eigenvalues of that circuit over the sum of their sizes",
+        "sigma_alpha": "share of the own key, query or value in a smeared one; empty where nothing is smeared",
+    },
+    "composition": SNAP | {
+        "from_layer": "layer of the writing head", "from_head": "writing head", "to_layer": "layer of the reading head",
+        "to_head": "reading head", "q": "Q-composition score", "k": "K-composition score", "v": "V-composition score",
+    },
+    "ablations": HEAD | {
+        "kind": "full, or pattern-preserving", "fill": "what replaces the head: zero, mean, resample",
+        "icl_change_nats": "in-context learning score without the head minus with it",
+        "icl_change_se_nats": "its standard error over windows",
+        "loss_change_nats": "loss without the head minus with it, at the chosen positions",
+        "attribution_nats": "change of losses along the unit before-and-after vector",
+    },
+    "facts": SNAP | {"measure": "what, unit at the end", "item": "of which head, order, set", "value": "number"},
+}  # fmt: skip
+"""Every column of every table, and what it means. Losses in nats, lengths in tokens, times in seconds."""
+
+OPTIONAL = {"sigma_alpha", "qk_trace", "qk_positivity", "attribution_nats"}  # may be empty
+
+
+Tables = dict[str, pd.DataFrame]
+
+
+def collect(folder: str | Path, names: dict[str, tuple[str, str]], effort: Effort = FULL) -> Tables:
+    """Tables of all finished and measured runs below ``folder`` that ``names`` knows.
+
+    Args:
+        names: run id -> (name, family), from :func:`ictl_utils.zoo.names`.
+
+    Raises:
+        IctlError: none is finished and measured.
+    """
+    runs = [r for r in find_runs(folder) if r.run_id in names and r.finished and tables_folder(r, effort).exists()]
+    require(bool(runs), f"{folder} holds no measured run of the zoo; `ictl ladder` trains and measures them.")
+    parts = [survey(run, effort) for run in runs]
+    found = {"runs": pd.DataFrame([_run_row(run, *names[run.run_id]) for run in runs])}
+    return found | {name: _joined([part[name] for part in parts], name) for name in TABLES}
+
+
+def _joined(frames: list[pd.DataFrame], name: str) -> pd.DataFrame:
+    frames = [frame for frame in frames if len(frame)] or [pd.DataFrame(columns=list(SCHEMA[name]))]
+    joined = pd.concat(frames, ignore_index=True)
+    return joined.reindex(columns=[c for c in SCHEMA[name] if c in joined or c in OPTIONAL])
+
+
+def _run_row(run: Run, name: str, family: str) -> dict[str, object]:
+    m, t, manifest = run.model_cfg, run.train_cfg, run.manifest
+    return {
+        "run_id": run.run_id, "name": name, "family": family, "label": run.label, "n_layers": m.n_layers,
+        "d_model": m.d_model, "n_heads": m.n_heads, "mlp": m.mlp, "positions": m.positions, "smear": m.smear,
+        "corpus": t.corpus, "corpus_sha": manifest["corpus"]["sha256"], "lr": t.lr, "warmup_steps": t.warmup,
+        "optimizer": t.optimizer, "init_seed": t.init_seed, "data_seed": t.data_seed,
+        "parameters": manifest["parameters"], "tokens": int(run.tokens[-1]), "batch_tokens": t.batch * m.n_ctx,
+        "seconds": manifest["seconds"], "core_seconds": manifest.get("cpu_seconds", manifest["seconds"]),
+        "flops": manifest["flops"], "device": f"{manifest['device']['name']} {manifest['device']['dtype']}",
+        "versions": f"python {manifest['versions']['python']}, torch {manifest['versions']['torch']}",
+        "snapshots": len(run),
+    }  # fmt: skip
+
+
+def check(tables: Tables) -> None:
+    """Raise :class:`IctlError` unless every table has the columns of :data:`SCHEMA` and no missing value."""
+    for name, columns in SCHEMA.items():
+        require(name in tables, f"the table {name!r} is missing; measure again with `ictl ladder`.")
+        frame = tables[name]
+        missing = [c for c in columns if c not in frame]
+        require(not missing, f"table {name!r} lacks the column {', '.join(missing)}; measure again with `ictl ladder`.")
+        for column in set(columns) - OPTIONAL:
+            empty = frame[column].isna()
+            require(not empty.any(), f"table {name!r}, column {column!r}: {int(empty.sum())} values are missing (NaN), "
+                                     f"the first of run {frame.loc[empty.idxmax(), 'run_id'] if len(frame) else '-'}.")
+
+
+def write(tables: dict[str, pd.DataFrame], folder: str | Path) -> None:
+    """Write checked tables as compressed parquet, numbers as float32 rounded to five digits after the point."""
+    check(tables)
+    for name, frame in tables.items():
+        small = frame.copy()
+        for column in small.select_dtypes("float"):
+            if name not in ("runs", "facts"):
+                small[column] = small[column].round(5).astype(np.float32)
+        for column in small.select_dtypes("integer"):
+            small[column] = pd.to_numeric(small[column], downcast="integer")
+        content = small.to_parquet(index=False, compression="zstd", compression_level=19)
+        write_bytes(Path(folder) / f"{name}.parquet", content)
+
+
+def read(folder: str | Path = SHIPPED) -> dict[str, pd.DataFrame]:
+    """The tables in ``folder``, by default those shipped with the package, checked.
+
+    Raises:
+        IctlError: a table is missing or damaged, lacks a column, or has missing values.
+    """
+    return dict(_read(str(folder)))
+
+
+@cache
+def _read(folder: str) -> tuple[tuple[str, pd.DataFrame], ...]:
+    found = {}
+    for name in SCHEMA:
+        path = Path(folder) / f"{name}.parquet"
+        require(path.exists(), f"{path} is missing; reinstall the package, or run `ictl ladder` and `ictl zoo pack`.")
+        try:
+            found[name] = pd.read_parquet(path)
+        except (OSError, ValueError) as error:
+            raise IctlError(f"{path} cannot be read ({error}); reinstall the package.") from None
+    check(found)
+    return tuple(found.items())
+
+
+def select(tables: dict[str, pd.DataFrame], name: str, **where: object) -> pd.DataFrame:
+    """Rows of a table, with the columns of ``runs`` they belong to; ``where`` fixes columns to a value.
+
+    Raises:
+        IctlError: unknown table or column.
+    """
+    one_of("table", name, tuple(SCHEMA))
+    frame = tables[name]
+    if name != "runs":
+        frame = frame.merge(tables["runs"], on="run_id", suffixes=("", "_of_run"))
+    for column, value in where.items():
+        one_of("column", column, tuple(frame.columns))
+        frame = frame[frame[column].astype(str) == str(value)]
+    return frame
+
+
+def summary(tables: dict[str, pd.DataFrame]) -> dict[str, object]:
+    """Counts of everything: configurations, runs, snapshots, ablations, core-hours, devices."""
+    runs = tables["runs"]
+    return {
+        "configurations": int(runs["name"].nunique()), "runs": len(runs), "snapshots": len(tables["snapshots"]),
+        "ablations": len(tables["ablations"]), "core_hours": round(float(runs["core_seconds"].sum()) / 3600, 2),
+        "devices": sorted(runs["device"].unique()),
+    }  # fmt: skip

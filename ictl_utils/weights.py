@@ -1,0 +1,193 @@
+"""Shipped weights of the zoo: packed in half precision, found by name, checked by hash, recomputed on request."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors.torch import load as load_tensors
+
+from . import metrics, zoo
+from .config import IctlError, home, require, run_id, runs_dir
+from .model import Transformer
+from .snapshots import Run, write_bytes, write_tensors
+from .survey import texts
+from .tables import Tables
+from .tokens import eval_windows, load_tokens
+from .train import train
+
+PACKAGE = Path(__file__).parent
+DATA, FOLDER = PACKAGE / "zoo_data", PACKAGE / "zoo_weights"
+REGISTRY, HOME = DATA / "weights.json", DATA / "home.json"
+PLACEHOLDER = "OWNER/REPO"
+TOLERANCE = 0.05  # logits; half-precision weights against the trained ones
+FAMILIES = ("attn", "mlp", "smeared")  # final weights of seed 0
+AROUND = ("attn-2l", "attn-3l", "key-1l")  # and snapshots around the change
+SPEED = 50e9  # floating-point operations a second of one laptop core, for expected times
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """One file of weights."""
+
+    file: str
+    sha256: str
+    run_id: str
+    name: str
+    init_seed: int
+    tokens: int
+    final: bool
+    logits_error: float  # largest difference of a logit from the trained weights, on held-out text
+
+
+def shipped() -> list[Shipped]:
+    """All files of weights, as the registry lists them."""
+    return [Shipped(**row) for row in json.loads(REGISTRY.read_text())] if REGISTRY.exists() else []
+
+
+def load(name: str, seed: int = 0, tokens: float | None = None, *, retrain: bool = False) -> Transformer:
+    """A trained model of the zoo, ready to use on the CPU.
+
+    From a finished run on this machine, else from the checkout, else downloaded once and checked by hash, else
+    trained again when ``retrain`` allows it.
+
+    Args:
+        name: a configuration, ``attn-2l``; :func:`ictl_utils.zoo.entries` lists them.
+        seed: seed of the initial weights.
+        tokens: training tokens seen; the nearest snapshot there is. Default: the end of training.
+
+    Raises:
+        IctlError: unknown name, a damaged file, or weights that are neither here nor shipped; the message
+            says how long training takes.
+    """
+    entry = zoo.find(name)
+    model_cfg, train_cfg = entry.runs(max(seed + 1, entry.seeds))[seed]
+    path = runs_dir() / run_id(model_cfg, train_cfg)
+    if (path / "manifest.json").exists() and Run(path).finished:
+        return _nearest(Run(path), tokens)
+    found = [s for s in shipped() if s.run_id == path.name and (s.final or tokens is not None)]
+    if found:
+        best = min(found, key=lambda s: abs(s.tokens - tokens) if tokens is not None else 0)
+        return _read(best, Transformer(model_cfg))
+    seconds = Transformer(model_cfg).flops_per_token() * train_cfg.tokens / SPEED
+    require(retrain, f"the weights of {name!r} seed {seed} are not shipped; load(..., retrain=True) trains them, "
+                     f"about {seconds / 60:.0f} minutes on one core.")
+    print(f"training {name} seed {seed}: about {seconds / 60:.0f} minutes on one core")
+    return _nearest(train(model_cfg, train_cfg), tokens)
+
+
+def _nearest(run: Run, tokens: float | None) -> Transformer:
+    return run.model(-1 if tokens is None else int(np.abs(run.tokens - tokens).argmin()))
+
+
+def _read(one: Shipped, model: Transformer) -> Transformer:
+    path = FOLDER / one.file if (FOLDER / one.file).exists() else _download(one)
+    content = path.read_bytes()
+    found = hashlib.sha256(content).hexdigest()
+    require(found == one.sha256, f"{path} is damaged: its SHA-256 is {found[:12]}..., the registry says "
+                                 f"{one.sha256[:12]}...; restore the file (git checkout), or delete it.")
+    model.load_state_dict({key: x.float() for key, x in load_tensors(content).items()})
+    return model.eval().requires_grad_(False)
+
+
+def _download(one: Shipped) -> Path:
+    import pooch
+
+    where = json.loads(HOME.read_text())
+    require(PLACEHOLDER not in where["url"], f"{one.file} is not in this installation, and the project has no public "
+                                             "home yet to download it from; work in a checkout of the project.")
+    base = where["url"].replace("github.com", "raw.githubusercontent.com")
+    url = f"{base}/{where['ref']}/ictl_utils/zoo_weights/{one.file}"
+    try:
+        return Path(pooch.retrieve(url, f"sha256:{one.sha256}", fname=one.file, path=home() / "weights"))
+    except (OSError, ValueError) as error:
+        raise IctlError(f"{url} could not be downloaded ({error}); check the network, or work in a checkout.") from None
+
+
+# ---- packing --------------------------------------------------------------------------------------
+
+
+def pack(folder: str | Path, tables: Tables) -> list[Shipped]:
+    """Write weights in half precision and their registry, from the finished runs in ``folder``.
+
+    Raises:
+        IctlError: a logit moves by more than :data:`TOLERANCE`.
+    """
+    runs = tables["runs"]
+    chosen = runs[runs["family"].isin(FAMILIES) & (runs["init_seed"] == 0) & (runs["data_seed"] == 0)]
+    rows = []
+    for row in chosen.itertuples():
+        run = Run(Path(folder) / row.run_id)
+        for i in _around(tables, run) if row.name in AROUND else [len(run) - 1]:
+            rows.append(_pack_one(run, row.name, i))
+    write_bytes(REGISTRY, json.dumps([vars(row) for row in rows], indent=1).encode())
+    for stray in set(FOLDER.glob("*.safetensors")) - {FOLDER / row.file for row in rows}:
+        stray.unlink()
+    return rows
+
+
+def _around(tables: Tables, run: Run, n: int = 8) -> list[int]:
+    """``n`` snapshots: the first, the last, and others spread over twice the phase change."""
+    rows = tables["snapshots"][tables["snapshots"]["run_id"] == run.run_id]
+    window = metrics.phase_change(rows["tokens"].to_numpy(), rows["icl_nats"].to_numpy())
+    half = (window.end - window.start) / 2
+    wanted = np.linspace(window.start - half, window.end + half, n - 2).clip(0, run.tokens[-1])
+    return sorted({0, len(run) - 1} | {int(np.abs(run.tokens - t).argmin()) for t in wanted})
+
+
+def _pack_one(run: Run, name: str, i: int) -> Shipped:
+    model, seen = run.model(i), int(run.tokens[i])
+    half = {key: x.half() for key, x in model.state_dict().items()}
+    rough = Transformer(run.model_cfg)
+    rough.load_state_dict({key: x.float() for key, x in half.items()})
+    ids = torch.from_numpy(eval_windows(load_tokens(run.train_cfg.corpus, run.model_cfg.d_vocab), 16, model.cfg.n_ctx))
+    with torch.no_grad():
+        error = float((model(ids[:, :-1]) - rough(ids[:, :-1])).abs().max())
+    require(error <= TOLERANCE, f"{name} at {seen} tokens: half precision moves a logit by {error:.3f}, more than "
+                                f"{TOLERANCE}; ship it in full precision.")
+    file = f"{name}-s{run.train_cfg.init_seed}-{seen}.safetensors"
+    sha = write_tensors(FOLDER / file, half)
+    return Shipped(file, sha, run.run_id, name, run.train_cfg.init_seed, seen, i == len(run) - 1, round(error, 5))
+
+
+# ---- verification ---------------------------------------------------------------------------------
+
+
+def verify(tables: Tables, n: int = 6, seed: int | None = None) -> pd.DataFrame:
+    """Recompute loss and prefix matching of ``n`` random shipped snapshots from their weights, on the same text.
+
+    Weights are shipped in half precision: the tolerance is 0.005 nats, and 0.01 of attention.
+
+    Returns:
+        One row a number: file, measure, shipped, recomputed, tolerance, agrees.
+
+    Raises:
+        IctlError: nothing is shipped, or this machine's corpus is another state than the one trained on.
+    """
+    files = shipped()
+    require(bool(files), "no weights are shipped; `ictl zoo pack` writes them.")
+    chosen = np.random.default_rng(seed).choice(len(files), min(n, len(files)), replace=False)
+    rows = [row for i in chosen for row in _verify_one(files[i], tables)]
+    return pd.DataFrame(rows, columns=["file", "measure", "shipped", "recomputed", "tolerance", "agrees"])
+
+
+def _verify_one(one: Shipped, tables: Tables) -> list[tuple]:
+    run = tables["runs"].set_index("run_id").loc[one.run_id]
+    entry = zoo.find(one.name)
+    tokens, model = load_tokens(run["corpus"], entry.model.d_vocab), _read(one, Transformer(entry.model))
+    require(tokens.sha == run["corpus_sha"], f"corpus={run['corpus']!r} is not the one the zoo was trained on (other "
+                                             f"Python or packages: {run['versions']}); numbers cannot be compared.")
+    snap = tables["snapshots"].query("run_id == @one.run_id and tokens == @one.tokens").iloc[0]
+    loss = metrics.token_losses(model, texts(tokens, model.cfg.n_ctx)[0]).mean()
+    found = [("loss_nats", snap["loss_nats"], loss, 0.005)]
+    if model.cfg.n_layers:
+        heads = tables["heads"].query("run_id == @one.run_id and snapshot == @snap.snapshot")
+        scores = metrics.prefix_matching(model, metrics.repeated_blocks(tokens))
+        found += [(f"prefix_matching L{h.layer}H{h.head}", h.prefix_matching, scores[h.layer, h.head], 0.01)
+                  for h in heads.itertuples()]  # fmt: skip
+    return [(one.file, what, float(a), float(b), tol, bool(abs(a - b) <= tol)) for what, a, b, tol in found]
