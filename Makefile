@@ -5,7 +5,7 @@ VENV := .venv/bin/python
 PORT := 8000
 export PYTHON TORCH
 
-.PHONY: help setup book serve test test-slow lint clean distclean badges release-url bench seeds
+.PHONY: help setup book serve test test-slow lint clean distclean badges release-url bench seeds claims
 
 help:
 	@echo "make setup        create .venv and install the locked environment"
@@ -16,6 +16,7 @@ help:
 	@echo "make lint         ruff"
 	@echo "make bench        training throughput beside other implementations"
 	@echo "make seeds        train three seeds of the README's two models, rewrite its table"
+	@echo "make claims       rewrite the page of claims from the shipped measurements"
 	@echo "make badges       regenerate README's badges and the notebooks' install line from _config.yml"
 	@echo "make release-url URL=https://github.com/you/repo [REF=v1.0]"
 	@echo "                  set the project's home in _config.yml, then make badges"
@@ -36,7 +37,7 @@ serve: book
 	@$(VENV) book/_tools/serve.py $(PORT)
 
 test: setup
-	@$(VENV) -m pytest
+	@$(VENV) -m pytest -n 2 --dist loadfile
 
 test-slow: setup
 	@$(VENV) -m pytest -m slow
@@ -49,6 +50,9 @@ bench: setup
 
 seeds: setup
 	@$(VENV) bench/three_seeds.py
+
+claims: setup
+	@$(VENV) book/_tools/claims_page.py
 
 badges: setup
 	@$(VENV) book/_tools/badges.py

@@ -200,6 +200,7 @@ class BigramFit:
     reverse_kl: float  # nats, KL(model || text), text smoothed
     correlation: float  # of log-probabilities, over bigrams that occur at least ``least`` times
     previous: int  # previous tokens it is over
+    all_correlation: float  # of the logits with log-probabilities of the smoothed text, over all next tokens
 
 
 @torch.no_grad()
@@ -228,10 +229,13 @@ def bigram_kl(model: Transformer, tokens: Tokens, frequent: int = 200, least: in
     rows = rows[counts[rows].sum(1) > 0]
     counts = counts[rows].astype(np.float64)
     weight = counts.sum(1) / counts.sum()
-    q = direct_logits(model)[rows].double().log_softmax(1).numpy()
+    logits = direct_logits(model)[rows].double()
+    q = logits.log_softmax(1).numpy()
     p, smooth = counts / counts.sum(1, keepdims=True), counts + smoothing
     log_p, log_smooth = np.log(np.where(p > 0, p, 1.0)), np.log(smooth / smooth.sum(1, keepdims=True))
     kl = (p * np.where(p > 0, log_p - q, 0.0)).sum(1) @ weight
     reverse = (np.exp(q) * (q - log_smooth)).sum(1) @ weight
     often = counts >= least
-    return BigramFit(float(kl), float(reverse), float(np.corrcoef(log_p[often], q[often])[0, 1]), len(rows))
+    r, r_all = (float(np.corrcoef(a.ravel(), b.ravel())[0, 1])
+                for a, b in ((log_p[often], q[often]), (log_smooth, logits.numpy())))  # fmt: skip
+    return BigramFit(float(kl), float(reverse), r, len(rows), r_all)

@@ -94,12 +94,13 @@ def claims(
     only: Annotated[str | None, typer.Option("--id", help="One claim, with its numbers of every seed.")] = None,
     as_json: AsJson = False,
     source: From = None,
+    preset_name: Annotated[str, typer.Option("--preset", help="Of the zoo the tables are of.")] = "laptop",
 ) -> None:
     """The verdict on every claim; exit code 1 when one in scope has none."""
     from .judgement import judge_zoo, missing, report
     from .tables import SHIPPED, read
 
-    verdicts = judge_zoo(read(source or SHIPPED))
+    verdicts = judge_zoo(read(source or SHIPPED), preset_name=preset_name)
     typer.echo(report(verdicts, only, as_json))
     absent = missing(verdicts)
     if absent:

@@ -12,11 +12,10 @@ from filelock import FileLock, Timeout
 from joblib import Parallel, cpu_count, delayed
 from tqdm.auto import tqdm
 
-from . import survey as surveying
 from .config import IctlError, ModelConfig, TrainConfig, one_of, require, run_id, runs_dir
 from .model import Transformer
 from .snapshots import Run
-from .survey import FULL, QUICK, Effort, survey, tables_folder
+from .survey import FULL, QUICK, Effort, is_surveyed, survey
 from .tables import Tables, collect, write
 from .tokens import load_tokens
 from .train import show_progress, train
@@ -46,9 +45,11 @@ def climb(
         backend: ``loky`` (this machine) or ``dask`` (the default client of dask.distributed).
 
     Raises:
-        IctlError: unknown preset, family or backend, or the first error of a run.
+        IctlError: unknown preset, family or backend, no seed or process, or the first error of a run.
     """
-    one_of("backend", backend, BACKENDS)
+    _register(backend)
+    for name, given in (("seeds", seeds), ("jobs", jobs)):
+        require(given is None or given >= 1, f"{name}={given} must be at least 1.")
     folder, todo = Path(out or runs_dir()), schedule(entries(preset_name, family), seeds)
     for corpus, d_vocab in {(t.corpus, m.d_vocab) for _, m, t in todo}:
         load_tokens(corpus, d_vocab)  # once, before the processes start
@@ -57,7 +58,7 @@ def climb(
     with _watch(todo, folder, effort):
         left = todo
         while left:  # what another ladder holds is looked at again after the rest
-            busy = Parallel(n_jobs=jobs, backend=_registered(backend), batch_size=1, pre_dispatch=jobs)(
+            busy = Parallel(n_jobs=jobs, backend=backend, batch_size=1, pre_dispatch=jobs)(
                 delayed(_one)(job, folder, effort, device) for job in left
             )
             left = [job for job, held in zip(left, busy, strict=True) if held]
@@ -65,13 +66,13 @@ def climb(
     return [Run(folder / run_id(m, t)) for _, m, t in todo]
 
 
-def _registered(backend: str) -> str:
+def _register(backend: str) -> None:
+    one_of("backend", backend, BACKENDS)
     if backend == "dask":
         try:
             import distributed  # noqa: F401  (registers itself with joblib)
         except ImportError:
             raise IctlError("backend='dask' needs dask.distributed; run: pip install distributed") from None
-    return backend
 
 
 def _one(job: Job, folder: Path, effort: Effort | None, device: str) -> bool:
@@ -117,11 +118,6 @@ def progress_of(todo: list[Job], folder: Path, effort: Effort | None) -> Progres
         tokens, flops = tokens + seen, flops + each * seen
         models += run.finished and (effort is None or is_surveyed(run, effort))
     return Progress(models, len(todo), tokens, flops, of_flops)
-
-
-def is_surveyed(run: Run, effort: Effort) -> bool:
-    """Whether all tables of a run are there."""
-    return all((tables_folder(run, effort) / f"{name}.parquet").exists() for name in surveying.TABLES)
 
 
 @contextmanager

@@ -32,6 +32,13 @@ def label(head: tuple[int, int]) -> str:
 # ---- no and one layer: F01 to F08 -----------------------------------------------------------------
 
 
+def f01(zoo: Zoo) -> pd.DataFrame:
+    """F01: how near a model without layers comes to the bigrams of the text."""
+    return of_model(zoo, "attn-0l", lambda run: {
+        "kl": run.fact("bigram_kl_nats", "model from text"), "r": run.fact("bigram_correlation", "all next tokens"),
+    })  # fmt: skip
+
+
 def f02(zoo: Zoo) -> pd.DataFrame:
     """F02: how far the sum over paths is from the logits."""
     return of_model(zoo, "attn-1l", lambda run: {"error": run.fact("path_sum_error_logits")})
@@ -215,7 +222,7 @@ def g11(zoo: Zoo) -> pd.DataFrame:
 
 
 CIRCUITS: dict[str, Callable[[Zoo], pd.DataFrame]] = {
-    "E08": e08, "F02": f02, "F03": f03, "F04": f04, "F05": f05, "F06": f06, "F07": f07, "F08": f08,
+    "E08": e08, "F01": f01, "F02": f02, "F03": f03, "F04": f04, "F05": f05, "F06": f06, "F07": f07, "F08": f08,
     "G01": g01, "G02": g02, "G03": g03, "G04": g04, "G05": g05, "G06": g06, "G07": g07, "G08": g08,
     "G09": g09, "G10": g10, "G11": g11,
 }  # fmt: skip

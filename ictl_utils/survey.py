@@ -6,7 +6,7 @@ column names; :mod:`ictl_utils.tables` documents every column.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -40,10 +40,11 @@ class Effort:
     heads: int = 32  # previous-token scores
     ablations: int = 128  # losses without a head
     fills: int = 4  # mean and resample ablations at every so many-th snapshot; zero ablations at all
+    trained: int | None = field(default=None, repr=False)  # training windows skip-trigrams are counted in; None: all
 
 
 FULL = Effort()
-QUICK = Effort(icl=64, losses=32, heads=8, ablations=8, fills=3)
+QUICK = Effort(icl=64, losses=32, heads=8, ablations=8, fills=3, trained=2048)
 
 
 def survey(run: Run, effort: Effort = FULL, *, progress: bool | None = None) -> dict[str, pd.DataFrame]:
@@ -54,7 +55,7 @@ def survey(run: Run, effort: Effort = FULL, *, progress: bool | None = None) -> 
     """
     require(run.finished, f"{run.run_id} is not finished; train it to its end first (`ictl ladder` goes on with it).")
     folder = tables_folder(run, effort)
-    if not all((folder / f"{name}.parquet").exists() for name in TABLES):
+    if not is_surveyed(run, effort):
         tokens = load_tokens(run.train_cfg.corpus, run.model_cfg.d_vocab)
         require(
             tokens.sha == run.manifest["corpus"]["sha256"],
@@ -72,7 +73,18 @@ def survey(run: Run, effort: Effort = FULL, *, progress: bool | None = None) -> 
 def tables_folder(run: Run, effort: Effort = FULL) -> Path:
     """Where the tables of ``run`` are kept: its name changes with the snapshots and with what is measured."""
     shas = [snap["sha256"] for snap in run.manifest["snapshots"]]
-    return run.path / f"tables_{digest(SURVEY, str(effort), shas)[:12]}"
+    part = [] if effort.trained is None else [effort.trained]
+    return run.path / f"tables_{digest(SURVEY, str(effort), shas, *part)[:12]}"
+
+
+def is_surveyed(run: Run, effort: Effort = FULL) -> bool:
+    """Whether all tables of a run are there."""
+    return all((tables_folder(run, effort) / f"{name}.parquet").exists() for name in TABLES)
+
+
+def repeated_probe(tokens: Tokens, n_ctx: int) -> Int[torch.Tensor, "n pos"]:
+    """The paper's probe, with blocks as short as ``n_ctx`` asks for."""
+    return metrics.repeated_blocks(tokens, length=min(25, (n_ctx - 1) // BLOCKS), repeats=BLOCKS)
 
 
 def chosen_positions(n_ctx: int, others: int = 8) -> Int[np.ndarray, "chosen"]:
@@ -99,7 +111,7 @@ class _Surveyor:
         self.some, self.rest = texts(tokens, self.n_ctx, effort)
         self.few = self.some[: effort.ablations]
         self.kinds = probes.kinds_of_token(self.some)
-        self.blocks = metrics.repeated_blocks(tokens, length=min(25, (self.n_ctx - 1) // BLOCKS), repeats=BLOCKS)
+        self.blocks = repeated_probe(tokens, self.n_ctx)
         self.gaps = metrics.random_blocks(tokens, self.n_ctx)
         self.at = chosen_positions(self.n_ctx)
 
@@ -120,7 +132,8 @@ class _Surveyor:
             bar.update()
         model, text = self.run.model(), self.some[: self.effort.heads]
         prefix, previous = metrics.prefix_matching(model, self.blocks), metrics.previous_token(model, text)
-        rows["facts"].append(facts(model, self.tokens, self.few, prefix, previous).assign(snapshot=len(self.run) - 1))
+        found = facts(model, self.tokens, self.few, prefix, previous, self.effort.trained)
+        rows["facts"].append(found.assign(snapshot=len(self.run) - 1))
         empty = [pd.DataFrame()]
         return {name: pd.concat(frames or empty, ignore_index=True) for name, frames in rows.items()}
 

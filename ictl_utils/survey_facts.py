@@ -22,6 +22,7 @@ from .tokens import Tokens, windows_at
 
 THRESHOLD = 0.4  # prefix matching of an induction head, at the last snapshot
 CONTROLS = 10  # layer-matched random sets beside the joint ablation
+MOST = 100_000  # windows of training text in which skip-trigrams are counted: all of the standard library
 Fact = tuple[str, str, float]  # measure, item, value
 
 
@@ -44,19 +45,20 @@ class Roles:
         return [h for h in self.induction if h[0] == layer] or [(layer, int(prefix[layer].argmax()))]
 
 
-def facts(model: Transformer, tokens: Tokens, windows: metrics.Windows, prefix: np.ndarray, previous: np.ndarray
-          ) -> pd.DataFrame:
+def facts(model: Transformer, tokens: Tokens, windows: metrics.Windows, prefix: np.ndarray, previous: np.ndarray,
+          trained: int | None = None) -> pd.DataFrame:
     """Tidy rows ``measure, item, value`` on one model; units stand at the end of the measure's name.
 
     Args:
         windows: held-out text of the ablations.
         prefix, previous: prefix-matching and previous-token scores [layer, head] of ``model``.
+        trained: windows of the training text in which skip-trigrams are counted; default all of it.
     """
     n, rows = model.cfg.n_layers, []
     if n == 0:
         rows += _zero_layers(model, tokens)
     if n == 1 and not model.cfg.mlp:
-        rows += _one_layer(model, tokens, windows)
+        rows += _one_layer(model, tokens, windows, trained)
     if n >= 1:
         roles = Roles.of(prefix, previous)
         rows += _joint(model, windows, roles)
@@ -72,10 +74,11 @@ def _zero_layers(model: Transformer, tokens: Tokens) -> Iterator[Fact]:
     fit = bigram_kl(model, tokens, frequent=100, smoothing=0.5)
     yield "bigram_kl_nats", "model from text", fit.reverse_kl
     yield "bigram_kl_nats", "text from model", fit.kl
-    yield "bigram_correlation", "", fit.correlation
+    yield "bigram_correlation", "frequent bigrams", fit.correlation
+    yield "bigram_correlation", "all next tokens", fit.all_correlation
 
 
-def _one_layer(model: Transformer, tokens: Tokens, windows: metrics.Windows) -> Iterator[Fact]:
+def _one_layer(model: Transformer, tokens: Tokens, windows: metrics.Windows, trained: int | None) -> Iterator[Fact]:
     ids = torch.from_numpy(windows[:64, :-1])
     double = Transformer(model.cfg)
     double.load_state_dict(model.state_dict())
@@ -90,9 +93,8 @@ def _one_layer(model: Transformer, tokens: Tokens, windows: metrics.Windows) -> 
     for family, found in families_found(tops, seen, tokens).items():
         yield "family_found", family, float(found)
     yield "split_token_heads", "", float(heads_with_split_tokens(tops, seen, tokens))
-    n_ctx = model.cfg.n_ctx
-    starts = np.random.default_rng(0).integers(0, len(tokens.train) - n_ctx, 8192)
-    share, n = cross_term_share(model, tokens, windows_at(tokens.train, starts, n_ctx))
+    starts = np.arange(0, len(tokens.train) - model.cfg.n_ctx, model.cfg.n_ctx)[:trained]  # the whole training text
+    share, n = cross_term_share(model, tokens, windows_at(tokens.train, starts, model.cfg.n_ctx))
     yield "cross_terms", "", float(n)
     if n:
         yield "cross_terms_raised", "", share

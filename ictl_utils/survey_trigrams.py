@@ -70,11 +70,17 @@ def heads_with_split_tokens(tops: Tops, ids: Int[np.ndarray, "source"], tokens: 
 
 
 class TextLifts:
-    """How much more often c follows b where a stands earlier in the window: (a, b, c) of some training windows."""
+    """How much more often c follows b where a stands earlier in the window: every (a, b, c) of some windows.
 
-    def __init__(self, windows: Int[np.ndarray, "window pos"], d_vocab: int) -> None:
+    Counted in parts of ``chunk`` windows, so that memory holds distinct triples only.
+    """
+
+    def __init__(self, windows: Int[np.ndarray, "window pos"], d_vocab: int, chunk: int = 2048) -> None:
         self.V = d_vocab
-        self.codes, self.counts = np.unique(self._triples(windows[:, 1:]), return_counts=True)
+        parts = [np.unique(self._triples(windows[i : i + chunk, 1:]), return_counts=True)
+                 for i in range(0, len(windows), chunk)]  # fmt: skip
+        self.codes, at = np.unique(np.concatenate([codes for codes, _ in parts]), return_inverse=True)
+        self.counts = np.bincount(at, weights=np.concatenate([n for _, n in parts])).astype(np.int64)
         pairs = np.bincount((windows[:, 1:-1] * d_vocab + windows[:, 2:]).ravel(), minlength=d_vocab**2)
         follows = pairs / np.maximum(pairs.reshape(d_vocab, -1).sum(1), 1).repeat(d_vocab)
         before = np.bincount(self.codes // d_vocab, weights=self.counts, minlength=d_vocab**2)
@@ -84,18 +90,18 @@ class TextLifts:
         same = ids[:, :, None] == ids[:, None, :]
         first = ~(same & np.tri(ids.shape[1], k=-1, dtype=bool)).any(axis=2)  # each a once a window
         j, i = np.tril_indices(ids.shape[1] - 1, k=-1)[::-1]
-        codes = (ids[:, j] * self.V + ids[:, i]) * self.V + ids[:, i + 1]
-        return codes[first[:, j]]
+        codes = ((ids[:, j] * self.V + ids[:, i]) * self.V + ids[:, i + 1])[first[:, j]]
+        return codes.astype(np.uint32) if self.V**3 < 2**32 else codes
 
     def strong(self, least: int = 20) -> Int[np.ndarray, "n 3"]:
         """Triples seen at least ``least`` times with a lift over ln 2."""
-        codes = self.codes[(self.counts >= least) & (self.lifts > np.log(2))]
+        codes = self.codes[(self.counts >= least) & (self.lifts > np.log(2))].astype(np.int64)
         return np.stack([codes // self.V**2, codes // self.V % self.V, codes % self.V], axis=1)
 
     def absent(self, triples: Int[np.ndarray, "n 3"]) -> Bool[np.ndarray, "n"]:
         """Whether a triple has a lift of at most 0, or was never seen."""
         codes = (triples[:, 0] * self.V + triples[:, 1]) * self.V + triples[:, 2]
-        at = np.searchsorted(self.codes, codes).clip(max=len(self.codes) - 1)
+        at = np.searchsorted(self.codes, codes.astype(self.codes.dtype)).clip(max=len(self.codes) - 1)
         return (self.codes[at] != codes) | (self.lifts[at] <= 0)
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from .config import IctlError, one_of, require
 from .snapshots import Run, find_runs, write_bytes
-from .survey import FULL, TABLES, Effort, survey, tables_folder
+from .survey import FULL, TABLES, Effort, is_surveyed, survey
 
 SHIPPED = Path(__file__).parent / "zoo_data"
 RUN = {"run_id": "name of the run; ends in the hash of its configuration"}
@@ -86,7 +86,7 @@ def collect(folder: str | Path, names: dict[str, tuple[str, str]], effort: Effor
     Raises:
         IctlError: none is finished and measured.
     """
-    runs = [r for r in find_runs(folder) if r.run_id in names and r.finished and tables_folder(r, effort).exists()]
+    runs = [r for r in find_runs(folder) if r.run_id in names and r.finished and is_surveyed(r, effort)]
     require(bool(runs), f"{folder} holds no measured run of the zoo; `ictl ladder` trains and measures them.")
     parts = [survey(run, effort) for run in runs]
     found = {"runs": pd.DataFrame([_run_row(run, *names[run.run_id]) for run in runs])}
@@ -147,15 +147,16 @@ def read(folder: str | Path = SHIPPED) -> dict[str, pd.DataFrame]:
     Raises:
         IctlError: a table is missing or damaged, lacks a column, or has missing values.
     """
-    return dict(_read(str(folder)))
+    paths = {name: Path(folder) / f"{name}.parquet" for name in SCHEMA}
+    for path in paths.values():
+        require(path.exists(), f"{path} is missing; reinstall the package, or run `ictl ladder` and `ictl zoo pack`.")
+    return dict(_read(tuple((name, path, path.stat().st_mtime_ns) for name, path in paths.items())))
 
 
 @cache
-def _read(folder: str) -> tuple[tuple[str, pd.DataFrame], ...]:
+def _read(files: tuple[tuple[str, Path, int], ...]) -> tuple[tuple[str, pd.DataFrame], ...]:
     found = {}
-    for name in SCHEMA:
-        path = Path(folder) / f"{name}.parquet"
-        require(path.exists(), f"{path} is missing; reinstall the package, or run `ictl ladder` and `ictl zoo pack`.")
+    for name, path, _ in files:
         try:
             found[name] = pd.read_parquet(path)
         except (OSError, ValueError) as error:
@@ -164,7 +165,7 @@ def _read(folder: str) -> tuple[tuple[str, pd.DataFrame], ...]:
     return tuple(found.items())
 
 
-def select(tables: dict[str, pd.DataFrame], name: str, **where: object) -> pd.DataFrame:
+def select(tables: dict[str, pd.DataFrame], name: str, /, **where: object) -> pd.DataFrame:
     """Rows of a table, with the columns of ``runs`` they belong to; ``where`` fixes columns to a value.
 
     Raises:

@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 from jaxtyping import Int, UInt16
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -80,7 +81,10 @@ def load_tokens(corpus: str, d_vocab: int = 1024, folder: Path | None = None) ->
     key = digest(FORMAT, corpus, d_vocab, data.signature(corpus))[:16]
     place = (folder or home() / "tokens") / f"{corpus.split(':')[0]}-{d_vocab}-{key}"
     if not _intact(place):
-        _build(corpus, d_vocab, place)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(place.with_name(f".{place.name}.lock")):  # one process builds, others wait for it
+            if not _intact(place):
+                _build(corpus, d_vocab, place)
     about = json.loads((place / "about.json").read_text())
     saved = place / "tokenizer.json"
     return Tokens(

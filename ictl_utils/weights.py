@@ -16,7 +16,7 @@ from . import metrics, zoo
 from .config import IctlError, home, require, run_id, runs_dir
 from .model import Transformer
 from .snapshots import Run, write_bytes, write_tensors
-from .survey import texts
+from .survey import repeated_probe, texts
 from .tables import Tables
 from .tokens import eval_windows, load_tokens
 from .train import train
@@ -66,6 +66,7 @@ def load(name: str, seed: int = 0, tokens: float | None = None, *, retrain: bool
             says how long training takes.
     """
     entry = zoo.find(name)
+    require(seed >= 0, f"seed={seed} must not be negative; {name} was trained with seeds 0 to {entry.seeds - 1}.")
     model_cfg, train_cfg = entry.runs(max(seed + 1, entry.seeds))[seed]
     path = runs_dir() / run_id(model_cfg, train_cfg)
     if (path / "manifest.json").exists() and Run(path).finished:
@@ -187,7 +188,7 @@ def _verify_one(one: Shipped, tables: Tables) -> list[tuple]:
     found = [("loss_nats", snap["loss_nats"], loss, 0.005)]
     if model.cfg.n_layers:
         heads = tables["heads"].query("run_id == @one.run_id and snapshot == @snap.snapshot")
-        scores = metrics.prefix_matching(model, metrics.repeated_blocks(tokens))
+        scores = metrics.prefix_matching(model, repeated_probe(tokens, model.cfg.n_ctx))
         found += [(f"prefix_matching L{h.layer}H{h.head}", h.prefix_matching, scores[h.layer, h.head], 0.01)
                   for h in heads.itertuples()]  # fmt: skip
     return [(one.file, what, float(a), float(b), tol, bool(abs(a - b) <= tol)) for what, a, b, tol in found]

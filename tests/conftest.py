@@ -29,8 +29,12 @@ def pytest_unconfigure(config) -> None:
 
 
 def pytest_collection_modifyitems(items) -> None:
-    """The browser tests need the built book: run them last, so that a broken function shows at once."""
-    items.sort(key=lambda item: item.get_closest_marker("browser") is not None)
+    """The browser tests need the built book, minutes of work: last, so that a broken function shows at once.
+
+    With several processes they come first: one process builds the book while the others run all the rest.
+    """
+    alone = "PYTEST_XDIST_WORKER" not in os.environ
+    items.sort(key=lambda item: (item.get_closest_marker("browser") is not None) == alone)
 
 
 @pytest.fixture(scope="session")

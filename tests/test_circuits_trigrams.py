@@ -279,6 +279,8 @@ def test_bigram_fit_against_a_loop(chain: Tokens) -> None:
         pairs += [(math.log(p[b]), math.log(q[b])) for b in range(SIZE) if counts[a, b] >= 5]
     assert fit.kl == pytest.approx(kl, abs=1e-5) and fit.reverse_kl == pytest.approx(reverse, abs=1e-5)
     assert fit.correlation == pytest.approx(np.corrcoef(np.array(pairs).T)[0, 1], abs=1e-5)
+    smoothed = np.log((counts[rows] + 0.1) / (counts[rows] + 0.1).sum(1, keepdims=True))
+    assert fit.all_correlation == pytest.approx(np.corrcoef(smoothed.ravel(), logits[rows].ravel())[0, 1], abs=1e-5)
 
 
 def test_the_direct_path_of_zero_layers_is_the_model() -> None:

@@ -1,6 +1,7 @@
 """Write what is generated from the project's home in `_config.yml`: `make badges`.
 
-These are README's badge block and the line by which the notebooks install the package on Colab.
+These are README's badge block, the line by which the notebooks install the package on Colab, and where the
+package downloads weights from.
 `badges.py --check` changes nothing and fails when a file is out of date.
 """
 
@@ -14,6 +15,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 START, END = "<!-- badges:start -->", "<!-- badges:end -->"
 COLAB = "https://colab.research.google.com"
+HOME = Path("ictl_utils") / "zoo_data" / "home.json"
 INSTALL = re.compile(r"ictl-utils(?P<extras>\[[\w,-]+\])? @ git\+[^\s\"'\\]+")
 
 
@@ -81,7 +83,9 @@ def outdated(root: Path = ROOT) -> dict[Path, str]:
         wanted[readme] = with_badges(readme.read_text(encoding="utf8"), root)
     for path in notebooks(root):
         wanted[path] = with_install_line(path.read_text(encoding="utf8"), root)
-    return {path: text for path, text in wanted.items() if path.read_text(encoding="utf8") != text}
+    wanted[root / HOME] = json.dumps(dict(zip(("url", "ref"), home(root), strict=True)), indent=1) + "\n"
+    return {path: text for path, text in wanted.items()
+            if not path.exists() or path.read_text(encoding="utf8") != text}
 
 
 def main(arguments: list[str], root: Path = ROOT) -> int:
@@ -89,6 +93,7 @@ def main(arguments: list[str], root: Path = ROOT) -> int:
     changes = outdated(root)
     for path, text in changes.items():
         if "--check" not in arguments:
+            path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf8")
         print(("out of date: " if "--check" in arguments else "written: ") + str(path.relative_to(root)))
     if not changes:
