@@ -152,6 +152,24 @@ def verify(
         raise IctlError(f"{(~found['agrees']).sum()} of {len(found)} numbers do not agree with their weights.")
 
 
+@zoo_app.command()
+def retrain(
+    name: Annotated[str, typer.Argument(help="A configuration of the zoo.")] = "key-1l",
+    seed: Annotated[int, typer.Option(help="Seed of the initial weights.")] = 0,
+) -> None:
+    """Train a shipped model again, from its configuration; exit code 1 unless its final loss agrees to 0.001 nats."""
+    from tempfile import TemporaryDirectory
+
+    from .tables import read
+    from .weights import retrain as again
+
+    with TemporaryDirectory(prefix="ictl_retrain_") as folder:
+        shipped, now = again(name, seed, read(), folder)
+    typer.echo(f"{name} seed {seed}: loss {shipped:.5f} nats shipped, {now:.5f} now, difference {now - shipped:+.5f}")
+    if abs(now - shipped) > 1e-3:
+        raise typer.Exit(1)
+
+
 def register(app: typer.Typer) -> None:
     """Add these commands to ``ictl``."""
     for command in (ladder, measure, table, claims):

@@ -26,7 +26,7 @@ from .survey_facts import facts
 from .tokens import Tokens, eval_windows, load_tokens
 from .train import one_thread, show_progress
 
-SURVEY = 1  # raised when the code changes what is measured
+SURVEY = 2  # raised when the code changes what is measured
 TABLES = ("snapshots", "positions", "token_losses", "heads", "composition", "ablations", "facts")
 BLOCKS = 4  # of the paper's probe: 25 random tokens, four times
 
@@ -184,8 +184,10 @@ class _Surveyor:
 
     def change(self, window: metrics.Window) -> np.ndarray:
         """The before-and-after vector on the texts of the ablations (P1, "Before-and-after vector"), unit length."""
-        ends = [int(np.abs(self.run.tokens - t).argmin()) for t in (window.start, window.end)]
-        before, after = (probes.losses_at(self.run.model(i), self.few, self.at) for i in ends)
+        start, end = (int(np.abs(self.run.tokens - t).argmin()) for t in (window.start, window.end))
+        if start == end:  # narrower than the distance of snapshots
+            start, end = max(start - 1, 0), min(end + 1, len(self.run) - 1)
+        before, after = (probes.losses_at(self.run.model(i), self.few, self.at) for i in (start, end))
         return (after - before) / max(float(np.linalg.norm(after - before)), 1e-12)
 
     def ablations(self, model: Transformer, i: int, vector: np.ndarray) -> pd.DataFrame:

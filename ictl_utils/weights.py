@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load as load_tensors
 
 from . import metrics, zoo
-from .config import IctlError, home, require, run_id, runs_dir
+from .config import IctlError, ModelConfig, TrainConfig, home, require, run_id, runs_dir
 from .model import Transformer
 from .snapshots import Run, write_bytes, write_tensors
 from .survey import repeated_probe, texts
@@ -65,9 +65,7 @@ def load(name: str, seed: int = 0, tokens: float | None = None, *, retrain: bool
         IctlError: unknown name, a damaged file, or weights that are neither here nor shipped; the message
             says how long training takes.
     """
-    entry = zoo.find(name)
-    require(seed >= 0, f"seed={seed} must not be negative; {name} was trained with seeds 0 to {entry.seeds - 1}.")
-    model_cfg, train_cfg = entry.runs(max(seed + 1, entry.seeds))[seed]
+    model_cfg, train_cfg = _configs(name, seed)
     path = runs_dir() / run_id(model_cfg, train_cfg)
     if (path / "manifest.json").exists() and Run(path).finished:
         return _nearest(Run(path), tokens)
@@ -80,6 +78,12 @@ def load(name: str, seed: int = 0, tokens: float | None = None, *, retrain: bool
                      f"about {seconds / 60:.0f} minutes on one core.")
     print(f"training {name} seed {seed}: about {seconds / 60:.0f} minutes on one core")
     return _nearest(train(model_cfg, train_cfg), tokens)
+
+
+def _configs(name: str, seed: int) -> tuple[ModelConfig, TrainConfig]:
+    entry = zoo.find(name)
+    require(seed >= 0, f"seed={seed} must not be negative; {name} was trained with seeds 0 to {entry.seeds - 1}.")
+    return entry.runs(max(seed + 1, entry.seeds))[seed]
 
 
 def _nearest(run: Run, tokens: float | None) -> Transformer:
@@ -133,12 +137,11 @@ def pack(folder: str | Path, tables: Tables) -> list[Shipped]:
 
 
 def _around(tables: Tables, run: Run, n: int = 8) -> list[int]:
-    """``n`` snapshots: the first, the last, and others spread over twice the phase change."""
+    """``n`` snapshots: the first, the last, and others spread evenly over the phase change."""
     rows = tables["snapshots"][tables["snapshots"]["run_id"] == run.run_id]
     window = metrics.phase_change(rows["tokens"].to_numpy(), rows["icl_nats"].to_numpy())
-    half = (window.end - window.start) / 2
-    wanted = np.linspace(window.start - half, window.end + half, n - 2).clip(0, run.tokens[-1])
-    return sorted({0, len(run) - 1} | {int(np.abs(run.tokens - t).argmin()) for t in wanted})
+    inside = [int(np.abs(run.tokens - t).argmin()) for t in np.linspace(window.start, window.end, n - 2)]
+    return sorted({0, len(run) - 1, *inside})
 
 
 def _pack_one(run: Run, name: str, i: int) -> Shipped:
@@ -192,3 +195,18 @@ def _verify_one(one: Shipped, tables: Tables) -> list[tuple]:
         found += [(f"prefix_matching L{h.layer}H{h.head}", h.prefix_matching, scores[h.layer, h.head], 0.01)
                   for h in heads.itertuples()]  # fmt: skip
     return [(one.file, what, float(a), float(b), tol, bool(abs(a - b) <= tol)) for what, a, b, tol in found]
+
+
+def retrain(name: str, seed: int, tables: Tables, folder: str | Path) -> tuple[float, float]:
+    """Train a shipped run again in ``folder``; its final loss in nats, shipped and now, on the same text.
+
+    Raises:
+        IctlError: that run is not in ``tables``.
+    """
+    model_cfg, train_cfg = _configs(name, seed)
+    rows = tables["snapshots"][tables["snapshots"]["run_id"] == run_id(model_cfg, train_cfg)]
+    require(len(rows) > 0, f"{name} seed {seed} was not measured; `ictl table runs` lists what was.")
+    run = train(model_cfg, train_cfg, folder, device="cpu")
+    text = texts(load_tokens(train_cfg.corpus, model_cfg.d_vocab), model_cfg.n_ctx)[0]
+    now = float(metrics.token_losses(run.model(), text).mean())
+    return float(rows.sort_values("snapshot")["loss_nats"].iloc[-1]), now

@@ -101,7 +101,7 @@ def schedule(chosen: list[Entry], seeds: int | None = None) -> list[tuple[str, M
 def _base(preset_name: str, **changes) -> tuple[ModelConfig, TrainConfig]:
     """The preset at the zoo's length: 10 M tokens, under one pass through the corpus, so that none comes twice."""
     sizes = {"laptop": {"tokens": 10_000_000, "snapshots": 68}, "gpu": {},
-             "smoke": {"tokens": 51_200, "snapshots": 6, "warmup": 10, **SMOKE}}  # fmt: skip
+             "smoke": {"tokens": 25_600, "snapshots": 6, "warmup": 10, **SMOKE}}  # fmt: skip
     return preset(preset_name, **{**sizes[preset_name], **changes})
 
 

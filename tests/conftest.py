@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
 from pathlib import Path
@@ -10,7 +11,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
-USERS_ENVIRONMENT = dict(os.environ)  # what the book is built with
+# What the book is built with; handed down to the processes of pytest-xdist, whose environment is ours.
+USERS_ENVIRONMENT = json.loads(os.environ.get("ICTL_TESTS_OF") or json.dumps(dict(os.environ)))
+os.environ["ICTL_TESTS_OF"] = json.dumps(USERS_ENVIRONMENT)
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TQDM_DISABLE", "1")

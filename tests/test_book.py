@@ -286,6 +286,22 @@ def test_theme_button(chromium, address):
     page.context.close()
 
 
+def test_claims_can_be_sorted_and_filtered(chromium, address):
+    """Every claim has a row; headings sort both ways; filters leave only what they say."""
+    page = visit(chromium, address, "book/claims.html").page
+    rows = "document.querySelectorAll('table.claims tbody tr:not([hidden])')"
+    cells = f"n => [...{rows}].map(row => row.cells[n].textContent)"
+    ids = page.evaluate(f"({cells})(0)")
+    assert len(ids) == 66 and ids == sorted(ids)
+    for expected in (sorted(ids), sorted(ids, reverse=True)):
+        page.click("table.claims th:nth-child(1) button")
+        assert page.evaluate(f"({cells})(0)") == expected
+    page.select_option('select[data-filter="verdict"]', "not testable here")
+    words = page.evaluate(f"({cells})(3)")
+    assert set(words) == {"not testable here"} and page.inner_text(".claims-shown") == f"{len(words)} of 66 claims"
+    page.context.close()
+
+
 def test_search_finds_a_page(chromium, address):
     """The search of the static book works without any outside service."""
     opened = visit(chromium, address, "search.html?q=head")

@@ -1,11 +1,16 @@
 """The command line, as a user meets it."""
 
+import csv
+import io
+import json
 import re
+from pathlib import Path
 
-import pandas as pd
 import pytest
 
-from ictl_utils import cli, data
+from ictl_utils import cli, data, tables, weights, zoo
+from ictl_utils.claims import load_claims
+from ictl_utils.config import run_id
 
 
 @pytest.fixture
@@ -37,10 +42,11 @@ def test_train_show_measure(ictl, tmp_path) -> None:
     assert "device: cpu in float32" in err or "device: cuda" in err
     code, out, _ = ictl("show", "--out", tmp_path)
     assert code == 0 and "finished" in out and "1l-s3-" in out
-    code, out, _ = ictl("measure", "--out", tmp_path, "--windows", 16, "--jobs", 1)
-    table = pd.read_parquet(tmp_path / "measures.parquet")
-    assert code == 0 and {"loss_nats", "icl_nats", "prefix_matching"} <= set(table["measure"])
-    assert len(table) == len(table.drop_duplicates(["run_id", "snapshot", "measure", "layer", "head"]))
+    code, out, _ = ictl("measure", "--out", tmp_path, "--quick", "--jobs", 1)
+    found = tables.read(tmp_path / "tables")
+    assert code == 0 and out.strip().endswith(f"rows of 1 runs: {tmp_path / 'tables'}")
+    assert set(found["runs"]["run_id"]) == {Path(p).parent.name for p in tmp_path.glob("*/manifest.json")}
+    assert len(found["snapshots"]) == int(found["runs"]["snapshots"].iloc[0]) > 4
 
 
 def test_zero_layers_have_no_heads(ictl, tmp_path) -> None:
@@ -69,3 +75,86 @@ def test_no_gpu(ictl, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     code, _, err = ictl("train", "--device", "cuda")
     assert code == 2 and "device='cuda'" in err
+
+
+# ---- the zoo --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def climbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a ladder with two runs, not climbed yet."""
+    return tmp_path_factory.mktemp("ladder")
+
+
+@pytest.fixture
+def ladder(ictl, climbed: Path) -> Path:
+    """Tables of a ladder with two models."""
+    if not (climbed / "tables").exists():
+        code, out, _ = ictl("ladder", "--preset", "smoke", "--family", "docs-attn-[12]l", "--seeds", 1, "--jobs", 1,
+                            "--out", climbed)  # fmt: skip
+        assert code == 0 and out.splitlines() == [f"2 runs trained in {climbed}", f"tables: {climbed / 'tables'}"]
+    return climbed / "tables"
+
+
+def test_ladder_and_table(ictl, ladder: Path, tmp_path: Path) -> None:
+    ids = [run_id(*zoo.find(f"docs-attn-{n}l", "smoke").runs(1)[0]) for n in (1, 2)]
+    code, out, _ = ictl("table", "--from", ladder, "--json")
+    assert code == 0 and sorted(row["run_id"] for row in json.loads(out)) == sorted(ids)
+    code, out, _ = ictl("table", "heads", "--from", ladder, "--where", "name=docs-attn-2l", "--where", "layer=1",
+                        "--columns", "run_id,head,copying", "--csv", tmp_path / "heads.csv")  # fmt: skip
+    rows = list(csv.DictReader(io.StringIO((tmp_path / "heads.csv").read_text())))
+    assert code == 0 and out.startswith(f"{len(rows)} rows") and list(rows[0]) == ["run_id", "head", "copying"]
+    assert {row["run_id"] for row in rows} == {ids[1]} and {row["head"] for row in rows} == {"0", "1"}
+    code, out, _ = ictl("table", "--from", ladder, "--summary", "--json")
+    assert code == 0 and json.loads(out)["runs"] == 2
+    code, out, _ = ictl("table", "--schema")
+    assert code == 0 and len(out.splitlines()) == sum(map(len, tables.SCHEMA.values()))
+
+
+def test_claims_without_their_models_have_no_verdict(ictl, ladder: Path) -> None:
+    code, out, err = ictl("claims", "--from", ladder, "--preset", "smoke")
+    absent = [c.id for c in load_claims() if c.testable and not any(m.startswith("docs-") for m in c.models)]
+    assert code == 1 and f"no verdict yet: {', '.join(absent)}; `ictl ladder`" in err
+    assert f"{len(absent)} missing" in out
+    code, out, _ = ictl("claims", "--from", ladder, "--preset", "smoke", "--id", absent[0], "--json")
+    assert code == 1 and [row["verdict"] for row in json.loads(out)] == ["missing"]
+
+
+def test_zoo_list(ictl, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    one = weights.Shipped("attn-2l-s0-5.safetensors", "0" * 64, "2l-s0-1", "attn-2l", 0, 5, True, 0.01)
+    monkeypatch.setattr(weights, "REGISTRY", tmp_path / "weights.json")
+    weights.REGISTRY.write_text(json.dumps([vars(one)] * 3))
+    code, out, _ = ictl("zoo", "list")
+    lines = out.splitlines()
+    assert code == 0 and [line.split()[0] for line in lines] == [e.name for e in zoo.entries()]
+    assert [line for line in lines if "snapshots shipped" in line] == [lines[0]] and "3 snapshots" in lines[0]
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (("ladder", "--preset", "huge"), "preset='huge' is not known; choose one of smoke, laptop, gpu"),
+    (("ladder", "--family", "rnn"), "family='rnn' matches no model of the zoo"),
+    (("ladder", "--backend", "slurm"), "backend='slurm' is not known; choose one of loky, dask"),
+    (("ladder", "--preset", "smoke", "--seeds", "0"), "seeds=0 must be at least 1"),
+    (("measure", "--out", "/nowhere/at/all"), "holds no run"),
+    (("table", "head", "--from", "TABLES"), "table='head' is not known; choose one of runs, snapshots"),
+    (("table", "runs", "--from", "TABLES", "--where", "seed"), "--where 'seed' is no condition; expected column=value"),
+    (("table", "runs", "--from", "TABLES", "--where", "seed=0"), "column='seed' is not known; choose one of"),
+    (("table", "runs", "--from", "TABLES", "--columns", "name,seed"), "columns=['seed'] are not in table 'runs'"),
+    (("table", "--from", "/nowhere/at/all"), "runs.parquet is missing"),
+    (("claims", "--from", "TABLES", "--preset", "smoke", "--id", "Z99"), "'Z99' is no claim; ids run from A01 to"),
+    (("claims", "--from", "/nowhere/at/all"), "runs.parquet is missing"),
+    (("zoo", "list", "--preset", "huge"), "preset='huge' is not known"),
+    (("zoo", "pack", "--out", "/nowhere/at/all"), "holds no run"),
+])  # fmt: skip
+def test_mistakes_with_the_zoo_are_one_sentence(ictl, ladder: Path, arguments: tuple, words: str) -> None:
+    code, out, err = ictl(*(ladder if word == "TABLES" else word for word in arguments))
+    assert code == 2 and err.startswith("ictl: ") and words in err and "Traceback" not in err
+    assert err.count("\n") == 1 and not out
+
+
+def test_verify_fails_where_numbers_and_weights_disagree(ictl, ladder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = tables.read(ladder)["runs"].assign(agrees=[True, False])
+    monkeypatch.setattr(weights, "verify", lambda *_: found)
+    monkeypatch.setattr(tables, "read", lambda *_: {})
+    code, out, err = ictl("zoo", "verify")
+    assert code == 2 and "1 of 2 numbers do not agree with their weights" in err and "agrees" in out

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from ictl_utils import handmade, metrics
+from ictl_utils import handmade, metrics, weights
 from ictl_utils.ablations import losses_without
 from ictl_utils.config import IctlError, ModelConfig, TrainConfig
 from ictl_utils.interop import to_transformer_lens
@@ -142,15 +142,23 @@ def trained(folder, **kind) -> tuple[Transformer, Tokens, torch.Tensor, Windows]
     return run.model(), tokens, metrics.repeated_blocks(tokens, 4, 7, 4, ranks=(2, 40)), eval_windows(tokens, 8, 32)
 
 
+def of_the_zoo(folder, name: str) -> tuple[Transformer, Tokens, torch.Tensor, Windows]:
+    """A model of the book, from its shipped weights."""
+    tokens = load_tokens("stdlib")
+    return weights.load(name), tokens, metrics.repeated_blocks(tokens, 4), eval_windows(tokens, 4, 128)
+
+
 MODELS = {"hand-built": hand_built, "2L": partial(trained, n_layers=2),
           "1L MLP smeared keys": partial(trained, n_layers=1, smear="key", mlp=True)}  # fmt: skip
+MODELS |= {f"zoo {name}": partial(of_the_zoo, name=name) for name in ("attn-1l", "attn-2l", "attn-3l")}
 
 
 @pytest.fixture(scope="module", params=list(MODELS))
 def both(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
     """Our model and its bridge, corpus, probe and text."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ICTL_HOME", str(tmp_path_factory.mktemp("home")))
+        if not request.param.startswith("zoo"):
+            patch.setenv("ICTL_HOME", str(tmp_path_factory.mktemp("home")))
         model, *rest = MODELS[request.param](tmp_path_factory.mktemp("corpus"))
         yield model, to_transformer_lens(model), *rest
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -30,7 +31,7 @@ def tree(tmp_path) -> Path:
     for folder in ("ictl_utils", "notebooks", "book"):
         (tmp_path / folder).mkdir()
     (tmp_path / "ictl_utils" / "config.py").write_text("A = 1\n")
-    for name in ("glossary", "intro", "notation", "references"):
+    for name in ("claims", "glossary", "intro", "notation", "references"):
         (tmp_path / "book" / f"{name}.md").write_text(f"# {name}\n")
     for name in ("01_watch_an_induction_head_form", "02_key_concepts"):
         install = '%pip install -q "ictl-utils[viz] @ git+https://github.com/OWNER/REPO@main"'
@@ -131,7 +132,20 @@ def test_release_fills_in_the_home_everywhere(tree):
     assert "Title of 02_key_concepts" in readme and readme.endswith("end\n")
     notebook = nbformat.read(tree / "notebooks" / "02_key_concepts.ipynb", as_version=4)
     assert '"ictl-utils[viz] @ git+https://github.com/ada/heads@v1.0"' in notebook.cells[1].source
+    where = json.loads((tree / "ictl_utils" / "zoo_data" / "home.json").read_text())
+    assert where == {"url": "https://github.com/ada/heads", "ref": "v1.0"}
     assert badges.main(["--check"], tree) == 0
+
+
+def test_check_names_what_is_out_of_date_and_changes_nothing(tree, capsys):
+    assert badges.main([], tree) == 0 and badges.main(["--check"], tree) == 0
+    home = tree / badges.HOME
+    for stale in ('{"url": "https://github.com/old/home", "ref": "main"}', None):
+        home.write_text(stale) if stale else home.unlink()
+        assert badges.main(["--check"], tree) == 1
+        assert "out of date: ictl_utils/zoo_data/home.json" in capsys.readouterr().out
+        assert (home.read_text() if home.exists() else None) == stale
+        assert badges.main([], tree) == 0 and json.loads(home.read_text())["url"] == badges.home(tree)[0]
 
 
 def test_release_refuses_what_is_not_a_home(tree):

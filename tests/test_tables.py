@@ -1,0 +1,157 @@
+"""The measurement tables: joined, checked, written, read, selected."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ictl_utils import data, tables
+from ictl_utils.config import IctlError, ModelConfig, TrainConfig
+from ictl_utils.snapshots import Run
+from ictl_utils.survey import QUICK, survey, tables_folder
+from ictl_utils.tables import OPTIONAL, SCHEMA, collect, read, select, summary, write
+from ictl_utils.train import train
+
+SMALL = {"d_model": 32, "n_heads": 2, "n_ctx": 32, "d_vocab": 200}
+LENGTH = {"corpus": "bursty", "tokens": 20 * 4 * 32, "batch": 4, "snapshots": 5, "warmup": 5}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
+    """Three tiny measured runs: without layers, with two, with smeared keys."""
+    out = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ICTL_HOME", str(tmp_path_factory.mktemp("home")))
+        patch.setattr(data, "SYNTHETIC_TOKENS", 512 * 256 * 2)
+        made = [train(ModelConfig(n_layers=n, smear=smear, **SMALL), TrainConfig(**LENGTH), out, device="cpu")
+                for n, smear in ((0, "none"), (2, "none"), (1, "key"))]  # fmt: skip
+        for run in made:
+            survey(run, QUICK)
+    return made
+
+
+@pytest.fixture(scope="module")
+def joined(runs: list[Run]) -> tables.Tables:
+    return collect(runs[0].path.parent, {run.run_id: (f"model-{i}", "attn") for i, run in enumerate(runs)}, QUICK)
+
+
+@pytest.fixture
+def folder(joined: tables.Tables, tmp_path: Path) -> Path:
+    write(joined, tmp_path)
+    return tmp_path
+
+
+def test_rows_of_every_run_are_there(joined, runs: list[Run]) -> None:
+    assert list(joined) == list(SCHEMA)
+    order = sorted(range(3), key=lambda i: runs[i].run_id)
+    assert joined["runs"]["name"].tolist() == [f"model-{i}" for i in order]
+    for run in runs:
+        m, row = run.manifest, joined["runs"].set_index("run_id").loc[run.run_id]
+        assert row["parameters"] == m["parameters"] and row["flops"] == m["flops"] and row["tokens"] == run.tokens[-1]
+        assert row["core_seconds"] == m["cpu_seconds"] and row["corpus_sha"] == m["corpus"]["sha256"]
+        for name, own in survey(run, QUICK).items():
+            assert (joined[name]["run_id"] == run.run_id).sum() == len(own)
+    heads = joined["heads"]
+    assert heads["sigma_alpha"].notna().equals(heads["run_id"] == runs[2].run_id)
+
+
+def test_what_was_written_is_read(joined, folder: Path) -> None:
+    found = read(folder)
+    for name, columns in SCHEMA.items():
+        assert list(found[name]) == [c for c in columns if c in joined[name]] and len(found[name]) == len(joined[name])
+        for column in set(found[name]) - {"losses_nats"}:
+            was, now = joined[name][column], found[name][column]
+            assert now.tolist() == was.tolist() if was.dtype.kind not in "f" else np.allclose(
+                now, was.astype(float), atol=1e-5, equal_nan=True), (name, column)
+    assert found["heads"]["prefix_matching"].dtype == found["snapshots"]["loss_nats"].dtype == np.float32
+    assert found["runs"]["flops"].tolist() == joined["runs"]["flops"].tolist()
+    assert found["facts"]["value"].tolist() == joined["facts"]["value"].tolist()
+    losses = zip(found["token_losses"]["losses_nats"], joined["token_losses"]["losses_nats"], strict=True)
+    assert all(np.array_equal(a, b) for a, b in losses)
+
+
+def test_what_is_written_anew_is_read_anew(joined, folder: Path) -> None:
+    before = read(folder)["runs"]
+    other = joined | {"runs": joined["runs"].assign(label="another")}
+    write(other, folder)
+    assert before["label"].tolist() != read(folder)["runs"]["label"].tolist() == ["another"] * 3
+
+
+def test_only_known_finished_and_measured_runs_are_joined(runs: list[Run], tmp_path: Path) -> None:
+    place, one = runs[0].path.parent, runs[1]
+    assert collect(place, {one.run_id: ("it", "attn")}, QUICK)["runs"]["run_id"].tolist() == [one.run_id]
+    with pytest.raises(IctlError, match="holds no measured run of the zoo; `ictl ladder`"):
+        collect(place, {"2l-s0-unknown": ("it", "attn")}, QUICK)
+    with pytest.raises(IctlError, match="holds no measured run of the zoo"):
+        collect(place, {one.run_id: ("it", "attn")})  # measured with less effort only
+    (tables_folder(one, QUICK) / "facts.parquet").rename(tmp_path / "facts.parquet")
+    with pytest.raises(IctlError, match="holds no measured run of the zoo"):
+        collect(place, {one.run_id: ("it", "attn")}, QUICK)
+    (tmp_path / "facts.parquet").rename(tables_folder(one, QUICK) / "facts.parquet")
+
+
+def test_a_missing_column_is_named(joined, tmp_path: Path) -> None:
+    with pytest.raises(IctlError, match="table 'heads' lacks the column copying; measure again"):
+        write(joined | {"heads": joined["heads"].drop(columns="copying")}, tmp_path)
+    with pytest.raises(IctlError, match="the table 'facts' is missing"):
+        write({name: frame for name, frame in joined.items() if name != "facts"}, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_missing_values_are_named_with_their_run(joined, runs: list[Run], tmp_path: Path) -> None:
+    for name in ("snapshots", "ablations", "runs"):
+        for column in set(SCHEMA[name]) - OPTIONAL - {"run_id"}:
+            broken = joined[name].astype({column: object})
+            broken.loc[broken.index[-1], column] = None
+            words = f"table '{name}', column '{column}': 1 values .* of run {broken['run_id'].iloc[-1]}"
+            with pytest.raises(IctlError, match=words):
+                write(joined | {name: broken}, tmp_path)
+
+
+def test_what_may_be_empty_may_be_empty(joined, tmp_path: Path) -> None:
+    write(joined | {"heads": joined["heads"].assign(**dict.fromkeys(("sigma_alpha", "qk_trace"), np.nan))}, tmp_path)
+    assert read(tmp_path)["heads"]["qk_trace"].isna().all()
+
+
+def test_files_missing_damaged_or_altered(joined, folder: Path) -> None:
+    path = folder / "positions.parquet"
+    content = path.read_bytes()
+    for damaged in (b"", content[: len(content) // 2], b"no parquet at all"):
+        path.write_bytes(damaged)
+        with pytest.raises(IctlError, match="positions.parquet cannot be read"):
+            read(folder)
+    joined["positions"].drop(columns="loss_nats").to_parquet(path)
+    with pytest.raises(IctlError, match="table 'positions' lacks the column loss_nats"):
+        read(folder)
+    joined["positions"].assign(loss_nats=np.nan).to_parquet(path)
+    with pytest.raises(IctlError, match="table 'positions', column 'loss_nats': .* values are missing"):
+        read(folder)
+    path.unlink()
+    with pytest.raises(IctlError, match="positions.parquet is missing; .*`ictl ladder`"):
+        read(folder)
+
+
+def test_select(joined, runs: list[Run]) -> None:
+    rows = select(joined, "heads", name="model-1", layer=1)
+    assert set(rows["run_id"]) == {runs[1].run_id} and set(rows["layer"]) == {1}
+    assert len(rows) == 2 * len(runs[1]) and set(rows["corpus"]) == {"bursty"}
+    assert len(select(joined, "runs", mlp="True")) == 0 and len(select(joined, "runs", mlp=False)) == 3
+    assert select(joined, "snapshots", snapshot="0", n_layers=0)["tokens"].tolist() == [0]
+    with pytest.raises(IctlError, match="table='head' is not known; choose one of runs, snapshots"):
+        select(joined, "head")
+    with pytest.raises(IctlError, match="column='seed' is not known; choose one of .*init_seed"):
+        select(joined, "runs", seed=0)
+
+
+def test_summary_counts(joined, runs: list[Run]) -> None:
+    counts = summary(joined)
+    assert (counts["configurations"], counts["runs"]) == (3, 3)
+    assert counts["snapshots"] == sum(map(len, runs)) and counts["devices"] == ["cpu float32"]
+    assert counts["ablations"] == sum(len(survey(run, QUICK)["ablations"]) for run in runs) > 0
+    assert counts["core_hours"] == round(sum(r.manifest["cpu_seconds"] for r in runs) / 3600, 2)
+
+
+def test_every_column_has_a_meaning() -> None:
+    for name, columns in SCHEMA.items():
+        assert "run_id" in columns and all(text.strip() for text in columns.values()), name
+    assert OPTIONAL <= {column for columns in SCHEMA.values() for column in columns}

@@ -1,0 +1,234 @@
+"""Weights of a tiny zoo: packed, loaded, found damaged or absent, and checked against their numbers."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from ictl_utils import cards, data, weights, zoo
+from ictl_utils.config import IctlError, run_id
+from ictl_utils.snapshots import Run
+from ictl_utils.survey import Effort, survey
+from ictl_utils.tables import Tables, collect
+from ictl_utils.train import train
+
+SMALL = {"d_model": 32, "n_heads": 2, "n_ctx": 64, "d_vocab": 300}
+LENGTH = {"corpus": "bursty", "tokens": 40 * 4 * 64, "batch": 4, "snapshots": 12, "warmup": 5}
+NAMES = ("attn-2l", "attn-1l", "key-1l")
+EFFORT = Effort(ablations=4, heads=4, fills=12)
+real_entries = zoo.entries
+
+
+def tiny(preset_name: str = "laptop", family: str | None = None) -> list[zoo.Entry]:
+    """Some of the zoo, very small: two initialisations each, nothing else changed."""
+    return [zoo.Entry(e.name, e.family, type(e.model)(**asdict(e.model) | SMALL),
+                      type(e.train)(**asdict(e.train) | LENGTH), seeds=2)
+            for e in real_entries("laptop", family) if e.name in NAMES]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory):
+    """Runs folder and tables of the tiny zoo, its weights packed into a folder of the test's own."""
+    base = tmp_path_factory.mktemp("zoo")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ICTL_HOME", str(base / "home"))
+        patch.setenv("ICTL_RUNS", str(base / "nothing"))
+        patch.setattr(data, "SYNTHETIC_TOKENS", 512 * 256 * 2)
+        patch.setattr(zoo, "entries", tiny)
+        for name, path in (("FOLDER", "weights"), ("REGISTRY", "weights.json"), ("HOME", "home.json")):
+            patch.setattr(weights, name, base / path)
+        (base / "home.json").write_text(json.dumps({"url": "https://github.com/OWNER/REPO", "ref": "main"}))
+        runs = [train(m, t, base / "runs", device="cpu") for e in tiny() for m, t in e.runs()]
+        for run in runs:
+            survey(run, EFFORT)
+        tables = collect(base / "runs", zoo.names(), EFFORT)
+        weights.pack(base / "runs", tables)
+        yield base, tables
+
+
+@pytest.fixture
+def restored(packed):
+    """The same, put back as it was after a test that damages it."""
+    base, tables = packed
+    before = {path: path.read_bytes() for path in [*(base / "weights").iterdir(), base / "weights.json"]}
+    yield base, tables
+    for path, content in before.items():
+        path.write_bytes(content)
+
+
+def trained(base: Path, name: str, seed: int = 0) -> Run:
+    return Run(base / "runs" / run_id(*zoo.find(name).runs()[seed]))
+
+
+def test_what_is_packed(packed) -> None:
+    base, _ = packed
+    files = weights.shipped()
+    assert {f.file for f in files} == {path.name for path in (base / "weights").iterdir()}
+    assert {f.name for f in files} == set(NAMES) and {f.init_seed for f in files} == {0}
+    for name in NAMES:
+        mine = [f for f in files if f.name == name]
+        assert [f.final for f in sorted(mine, key=lambda f: f.tokens)] == [False] * (len(mine) - 1) + [True]
+        assert len(mine) == 1 if name == "attn-1l" else 3 <= len(mine) <= 8
+        assert len(mine) == 1 or min(f.tokens for f in mine) == 0
+    sizes = [(base / "weights" / f.file).stat().st_size for f in files if f.name == "attn-1l"]
+    assert sizes[0] < 2.2 * trained(base, "attn-1l").model().n_params
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_loaded_weights_are_the_trained_ones_in_half_precision(packed, name: str) -> None:
+    base, _ = packed
+    model, whole = weights.load(name), trained(base, name).model()
+    assert model.cfg == whole.cfg and not model.training and model.W_E.dtype == torch.float32
+    for a, b in zip(model.parameters(), whole.parameters(), strict=True):
+        assert torch.equal(a, b.half().float()) and not a.requires_grad
+    ids = torch.from_numpy(np.random.default_rng(0).integers(0, 300, (8, 64)))
+    error = float((model(ids) - whole(ids)).abs().max())
+    assert 0 < error <= weights.TOLERANCE
+    assert all(0 < f.logits_error <= weights.TOLERANCE for f in weights.shipped())
+
+
+def test_the_nearest_snapshot_is_taken(packed) -> None:
+    base, _ = packed
+    run = trained(base, "attn-2l")
+    there = sorted(f.tokens for f in weights.shipped() if f.name == "attn-2l")
+    for wanted in (0, there[1] + 1, 1e12):
+        nearest = min(there, key=lambda t: abs(t - wanted))
+        i = run.tokens.tolist().index(nearest)
+        assert torch.equal(weights.load("attn-2l", tokens=wanted).W_U, run.model(i).W_U.half().float())
+
+
+def test_a_run_on_this_machine_comes_first(packed, monkeypatch: pytest.MonkeyPatch) -> None:
+    base, _ = packed
+    monkeypatch.setenv("ICTL_RUNS", str(base / "runs"))
+    run = trained(base, "attn-2l", seed=1)
+    assert torch.equal(weights.load("attn-2l", seed=1).W_U, run.model().W_U)
+    assert torch.equal(weights.load("attn-2l", seed=1, tokens=0).W_U, run.model(0).W_U)
+
+
+def test_a_damaged_file_is_named(restored) -> None:
+    base, _ = restored
+    one = next(f for f in weights.shipped() if f.name == "attn-1l")
+    path = base / "weights" / one.file
+    content = path.read_bytes()
+    for damaged in (content[:-8], content[:-1] + bytes([content[-1] ^ 1])):
+        path.write_bytes(damaged)
+        with pytest.raises(IctlError, match=f"{one.file} is damaged: its SHA-256 is .* says {one.sha256[:12]}"):
+            weights.load("attn-1l")
+
+
+def test_what_is_not_shipped_says_how_long_it_takes(packed, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(weights, "SPEED", 1e6)
+    entry = zoo.find("attn-1l")
+    flops = trained(packed[0], "attn-1l").model().flops_per_token() * entry.train.tokens
+    words = rf"seed 1 are not shipped; load\(..., retrain=True\) trains them, about {flops / 60e6:.0f} minutes"
+    with pytest.raises(IctlError, match=words):
+        weights.load("attn-1l", seed=1)
+    monkeypatch.setenv("ICTL_RUNS", str(packed[0] / "again"))
+    again = weights.load("attn-1l", seed=1, retrain=True)
+    assert torch.equal(again.W_U, trained(packed[0], "attn-1l", 1).model().W_U)
+    assert f"about {flops / 60e6:.0f} minutes" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("given, words", [
+    ({"name": "attn-9l"}, "'attn-9l' is no model of the zoo; known: attn-2l"),
+    ({"name": "attn-1l", "seed": -1}, "seed=-1 must not be negative; attn-1l was trained with seeds 0 to 1"),
+])
+def test_unknown_models_and_seeds(packed, given: dict, words: str) -> None:
+    with pytest.raises(IctlError, match=words):
+        weights.load(**given)
+
+
+def test_without_a_home_there_is_nothing_to_download_from(restored) -> None:
+    base, _ = restored
+    one = next(f for f in weights.shipped() if f.name == "attn-1l")
+    content = (base / "weights" / one.file).read_bytes()
+    (base / "weights" / one.file).unlink()
+    with pytest.raises(IctlError, match="has no public home yet .*; work in a checkout"):
+        weights.load("attn-1l")
+    (base / "weights" / one.file).write_bytes(content)
+
+
+def test_downloads_come_from_the_home_and_are_checked(restored, monkeypatch: pytest.MonkeyPatch) -> None:
+    base, _ = restored
+    one = next(f for f in weights.shipped() if f.name == "attn-1l")
+    content = (base / "weights" / one.file).read_bytes()
+    asked = []
+
+    def retrieve(url: str, known_hash: str, fname: str, path: Path) -> str:
+        asked.append((url, known_hash))
+        if len(asked) == 1:
+            raise ValueError("the hash of the file differs")
+        path.mkdir(parents=True, exist_ok=True)
+        (path / fname).write_bytes(content)
+        return str(path / fname)
+
+    monkeypatch.setattr("pooch.retrieve", retrieve)
+    monkeypatch.setattr(weights, "HOME", base / "other.json")
+    weights.HOME.write_text(json.dumps({"url": "https://github.com/ada/heads", "ref": "v1"}))
+    (base / "weights" / one.file).unlink()
+    with pytest.raises(IctlError, match="could not be downloaded .*differs.*; check the network"):
+        weights.load("attn-1l")
+    assert torch.equal(weights.load("attn-1l").W_U, trained(base, "attn-1l").model().W_U.half().float())
+    url = f"https://raw.githubusercontent.com/ada/heads/v1/ictl_utils/zoo_weights/{one.file}"
+    assert asked == [(url, f"sha256:{one.sha256}")] * 2
+
+
+def test_numbers_agree_with_their_weights(packed) -> None:
+    files = weights.shipped()
+    found = weights.verify(packed[1], n=len(files), seed=0)
+    assert found["agrees"].all() and set(found["file"]) == {f.file for f in files}
+    heads = sum(zoo.find(f.name).model.n_layers * 2 for f in files)
+    assert len(found) == len(files) + heads
+    assert (found["shipped"] - found["recomputed"]).abs().max() > 0  # half precision, really recomputed
+    assert weights.verify(packed[1], n=2, seed=3).equals(weights.verify(packed[1], n=2, seed=3))
+
+
+@pytest.mark.parametrize("table, column, by", [("snapshots", "loss_nats", 0.02), ("heads", "prefix_matching", 0.03)])
+def test_altered_numbers_do_not_agree(packed, table: str, column: str, by: float) -> None:
+    tables: Tables = packed[1] | {table: packed[1][table].assign(**{column: packed[1][table][column] + by})}
+    found = weights.verify(tables, n=2, seed=0)
+    altered = found["measure"].str.startswith(column)
+    assert altered.any() and not found[altered]["agrees"].any() and found[~altered]["agrees"].all()
+
+
+def test_verify_needs_weights_and_the_same_corpus(packed, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs: pd.DataFrame = packed[1]["runs"].assign(corpus_sha="0" * 64)
+    with pytest.raises(IctlError, match="corpus='bursty' is not the one the zoo was trained on .*python 3"):
+        weights.verify(packed[1] | {"runs": runs})
+    monkeypatch.setattr(weights, "REGISTRY", packed[0] / "none.json")
+    with pytest.raises(IctlError, match="no weights are shipped; `ictl zoo pack`"):
+        weights.verify(packed[1])
+
+
+def test_trained_again_the_loss_is_the_shipped_one(packed, tmp_path: Path) -> None:
+    shipped, now = weights.retrain("attn-1l", 1, packed[1], tmp_path)
+    snapshots = packed[1]["snapshots"].set_index("run_id").loc[trained(packed[0], "attn-1l", 1).run_id]
+    assert shipped == snapshots["loss_nats"].iloc[-1] and now == pytest.approx(shipped, abs=1e-6)
+    with pytest.raises(IctlError, match="attn-1l seed 7 was not measured; `ictl table runs`"):
+        weights.retrain("attn-1l", 7, packed[1], tmp_path)
+
+
+def test_weights_that_half_precision_spoils_are_not_packed(restored, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "TOLERANCE", 1e-9)
+    with pytest.raises(IctlError, match="half precision moves a logit by .*; ship it in full precision"):
+        weights.pack(restored[0] / "runs", restored[1])
+
+
+def test_packing_again_leaves_no_strays(restored) -> None:
+    base, tables = restored
+    before = weights.shipped()
+    (base / "weights" / "old-s0-5.safetensors").write_bytes(b"old")
+    assert weights.pack(base / "runs", tables) == before
+    assert {path.name for path in (base / "weights").iterdir()} == {f.file for f in before}
+
+
+def test_cards_list_every_configuration_and_corpus(packed, tmp_path: Path) -> None:
+    cards.write_cards(packed[1], tmp_path)
+    model, text = ((tmp_path / path.name).read_text() for path in (cards.MODEL_CARD, cards.DATA_CARD))
+    assert all(f"| {name} |" in model for name in NAMES) and "6 runs of 3 configurations" in model
+    assert f"Weights of {len(weights.shipped())} snapshots" in model
+    assert "| bursty |" in text and packed[1]["runs"]["corpus_sha"].iloc[0][:16] in text
