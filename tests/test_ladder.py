@@ -25,7 +25,7 @@ from ictl_utils.survey import QUICK, is_surveyed
 from ictl_utils.tables import Tables, read, summary
 from ictl_utils.zoo import entries, find, schedule
 
-FAMILY = "docs"  # on the synthetic corpus of the preset, which is there in seconds
+FAMILY = "docs-[ak]*"  # on the synthetic corpus of the preset, which is there in seconds
 KILLS = 20
 CLOCKS = ["seconds", "core_seconds"]
 Kept = dict[str, tuple[list[str], dict[str, int]]]
@@ -49,6 +49,12 @@ def start(out: Path, family: str = FAMILY) -> subprocess.Popen:
     """A ladder in a process group of its own, with its workers."""
     return subprocess.Popen(command(out, family), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                             start_new_session=True)  # fmt: skip
+
+
+def finish(words: list[str]) -> None:
+    """Run a ladder to its end."""
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def kept(out: Path) -> Kept:
@@ -85,7 +91,7 @@ def ids_of(family: str) -> list[str]:
 
 def test_all_is_trained_and_measured(unbroken: Path) -> None:
     runs = [Run(unbroken / name) for name in ids_of(FAMILY)]
-    assert len(runs) == 13 and all(run.finished and is_surveyed(run, QUICK) for run in runs)
+    assert len(runs) == 7 and all(run.finished and is_surveyed(run, QUICK) for run in runs)
     assert sorted(read(unbroken / "tables")["runs"]["run_id"]) == sorted(ids_of(FAMILY))
 
 
@@ -101,7 +107,7 @@ def test_killed_twenty_times_and_gone_on(unbroken: Path, tmp_path: Path) -> None
     rng, landed = random.SystemRandom(), 0
     for attempt in range(KILLS):
         before, child = kept(tmp_path), start(tmp_path)
-        if attempt % 5 in (1, 3):  # at work: a moment after the first new thing on disk
+        if attempt % 3 == 1:  # at work: a moment after the first new thing on disk
             marks = sorted(tmp_path.rglob("*"))
             while child.poll() is None and sorted(tmp_path.rglob("*")) == marks:
                 time.sleep(0.02)
@@ -115,7 +121,7 @@ def test_killed_twenty_times_and_gone_on(unbroken: Path, tmp_path: Path) -> None
         assert_nothing_lost(before, kept(tmp_path))
     assert landed >= KILLS // 2, "the ladder was at its end before it could be killed"
     before = kept(tmp_path)
-    subprocess.run(command(tmp_path), check=True, capture_output=True)
+    finish(command(tmp_path))
     assert_nothing_lost(before, kept(tmp_path))
     assert_same_results(unbroken, tmp_path, ids_of(FAMILY))
 
@@ -146,12 +152,12 @@ def test_progress(unbroken: Path, tmp_path: Path) -> None:
     todo = schedule(entries("smoke", FAMILY), 1)
     flops = sum(Transformer(m).flops_per_token() * t.steps(m.n_ctx) * t.batch * m.n_ctx for _, m, t in todo)
     nothing = progress_of(todo, tmp_path, QUICK)
-    assert (nothing.models, nothing.of, nothing.tokens, nothing.flops) == (0, 13, 0, 0.0)
+    assert (nothing.models, nothing.of, nothing.tokens, nothing.flops) == (0, 7, 0, 0.0)
     everything = progress_of(todo, unbroken, QUICK)
-    assert (everything.models, everything.tokens) == (13, sum(t.tokens for _, _, t in todo))
+    assert (everything.models, everything.tokens) == (7, sum(t.tokens for _, _, t in todo))
     assert everything.flops == everything.of_flops == nothing.of_flops == pytest.approx(flops)
     unmeasured = surveying.FULL
-    assert progress_of(todo, unbroken, unmeasured).models == 0 and progress_of(todo, unbroken, None).models == 13
+    assert progress_of(todo, unbroken, unmeasured).models == 0 and progress_of(todo, unbroken, None).models == 7
 
 
 def test_a_ladder_without_measurements(tmp_path: Path) -> None:
@@ -182,7 +188,7 @@ def smoke_zoo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Tables, float]:
     """Every configuration and seed at preset smoke, as `ictl ladder` makes it; and the CPU seconds it took."""
     out, before = tmp_path_factory.mktemp("zoo"), resource.getrusage(resource.RUSAGE_CHILDREN)
     whole = [sys.executable, "-m", "ictl_utils", "ladder", "--preset", "smoke", "--jobs", "2", "--out", str(out)]
-    subprocess.run(whole, check=True, capture_output=True)
+    finish(whole)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return read(out / "tables"), after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
