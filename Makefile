@@ -37,7 +37,7 @@ serve: book
 	@$(VENV) book/_tools/serve.py $(PORT)
 
 test: setup
-	@$(VENV) -m pytest -n 2 --dist loadfile
+	@$(VENV) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: setup
 	@$(VENV) -m pytest -m slow

@@ -81,10 +81,7 @@ def load_tokens(corpus: str, d_vocab: int = 1024, folder: Path | None = None) ->
     key = digest(FORMAT, corpus, d_vocab, data.signature(corpus))[:16]
     place = (folder or home() / "tokens") / f"{corpus.split(':')[0]}-{d_vocab}-{key}"
     if not _intact(place):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(place.with_name(f".{place.name}.lock")):  # one process builds, others wait for it
-            if not _intact(place):
-                _build(corpus, d_vocab, place)
+        _build_once(corpus, d_vocab, place)
     about = json.loads((place / "about.json").read_text())
     saved = place / "tokenizer.json"
     return Tokens(
@@ -107,6 +104,20 @@ def _intact(place: Path) -> bool:
 def _file_sha(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _build_once(corpus: str, d_vocab: int, place: Path) -> None:
+    """One process builds, others wait for it; nothing is left behind where it fails."""
+    lock, there = place.with_name(f".{place.name}.lock"), place.parent.exists()
+    place.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(lock):
+            if not _intact(place):
+                _build(corpus, d_vocab, place)
+    finally:
+        lock.unlink(missing_ok=True)
+        if not there and not any(place.parent.iterdir()):
+            place.parent.rmdir()
 
 
 def _build(corpus: str, d_vocab: int, place: Path) -> None:
