@@ -154,7 +154,7 @@ def verify(
 
 @zoo_app.command()
 def retrain(
-    name: Annotated[str, typer.Argument(help="A configuration of the zoo.")] = "key-1l",
+    name: Annotated[str, typer.Argument(help="A configuration of the zoo.")] = "attn-1l",
     seed: Annotated[int, typer.Option(help="Seed of the initial weights.")] = 0,
 ) -> None:
     """Train a shipped model again, from its configuration; exit code 1 unless its final loss agrees to 0.001 nats."""

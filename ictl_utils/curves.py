@@ -37,10 +37,10 @@ class Window:
 
 
 def phase_change(
-    tokens: Int[np.ndarray, "snap"], score: Float[np.ndarray, "snap"], smooth: float = 0.02, share: float = 0.5,
+    tokens: Int[np.ndarray, "snap"], score: Float[np.ndarray, "snap"], smooth: float = 0.02, share: float = 0.15,
     stretch: float = 0.1,
 ) -> Window:
-    """Where a score falls most: the interval around its steepest point with over half of the slope there.
+    """Where a score falls most: the interval around its steepest point with over 15 % of the slope there.
 
     The score is read off on 500 equal steps of the run and smoothed with a Gaussian of width ``smooth``
     of the run. The steepest point is looked for inside the stretch, as long as ``stretch`` of the run, over

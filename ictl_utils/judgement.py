@@ -9,9 +9,9 @@ from dataclasses import asdict, dataclass
 import pandas as pd
 
 from .claims import Claim, load_claims
-from .config import require, run_id
+from .config import IctlError, require, run_id
 from .numbers import NUMBERS
-from .numbers_base import Zoo
+from .numbers_base import NARROW, Zoo
 from .tables import Tables
 from .verdicts import Verdict, judge, leave_one_out, to_json
 from .zoo import entries
@@ -28,6 +28,8 @@ class Judged:
     verdict: Verdict | None  # None: in scope, but the models it needs are not measured yet
     without: dict[int, str]  # verdict without each seed in turn
     second_corpus: Verdict | None  # on the second corpus, where its models are measured
+    narrow: str = ""  # what the verdict would be with the window at half of the steepest slope; not registered
+    why: str = ""  # there is no verdict
 
     @property
     def word(self) -> str:
@@ -49,8 +51,9 @@ def judge_zoo(tables: Tables, places: Mapping[str, tuple[str, str]] | None = Non
         tables: as :func:`ictl_utils.tables.read` gives them.
         places: figure and chapter that show each claim, by its id.
     """
-    first, second = Zoo(tables, preset_name=preset_name), Zoo(tables, second_corpus(preset_name), preset_name)
-    return [_judged(claim, first, second, (places or {}).get(claim.id, ("", ""))) for claim in load_claims()]
+    zoos = (Zoo(tables, preset_name=preset_name), Zoo(tables, second_corpus(preset_name), preset_name),
+            Zoo(tables, preset_name=preset_name, share=NARROW))  # fmt: skip
+    return [_judged(claim, *zoos, (places or {}).get(claim.id, ("", ""))) for claim in load_claims()]
 
 
 def second_corpus(preset_name: str = "laptop") -> dict[str, list[str]]:
@@ -59,15 +62,27 @@ def second_corpus(preset_name: str = "laptop") -> dict[str, list[str]]:
     return {name: ids.get(SECOND + name, []) for name in ids if not name.startswith(SECOND)}
 
 
-def _judged(claim: Claim, first: Zoo, second: Zoo, place: tuple[str, str]) -> Judged:
+def _judged(claim: Claim, first: Zoo, second: Zoo, narrow: Zoo, place: tuple[str, str]) -> Judged:
     if not claim.testable:
         return Judged(claim, judge(claim, None, *place), {}, None)
     numbers = NUMBERS[claim.id](first)
-    if numbers.empty:
-        return Judged(claim, None, {}, None)
+    verdict, why = _verdict(claim, numbers, place)
+    if verdict is None:
+        return Judged(claim, None, {}, None, why=why)
     other = NUMBERS[claim.id](second) if not any(m.startswith(SECOND) for m in claim.models) else pd.DataFrame()
-    return Judged(claim, judge(claim, numbers, *place), leave_one_out(claim, numbers),
-                  None if other.empty else judge(claim, other, *place))  # fmt: skip
+    under_narrow = _verdict(claim, NUMBERS[claim.id](narrow), place)[0]
+    return Judged(claim, verdict, leave_one_out(claim, numbers), _verdict(claim, other, place)[0],
+                  under_narrow.verdict if under_narrow else "")  # fmt: skip
+
+
+def _verdict(claim: Claim, numbers: pd.DataFrame, place: tuple[str, str]) -> tuple[Verdict | None, str]:
+    """The verdict, or none and why: the models are not measured, or a number is undefined for them."""
+    if numbers.empty:
+        return None, f"not measured: {', '.join(claim.models)}"
+    try:
+        return judge(claim, numbers, *place), ""
+    except IctlError as error:
+        return None, str(error)
 
 
 def missing(judged: list[Judged]) -> list[str]:
@@ -86,6 +101,7 @@ def to_frame(judged: list[Judged]) -> pd.DataFrame:
             "value": v.value if v else None, "low": v.low if v else None, "high": v.high if v else None,
             "n_seeds": v.n_seeds if v else 0, "without_one_seed": j.stable,
             "second_corpus": j.second_corpus.verdict if j.second_corpus else "",
+            "narrow_window": j.narrow if j.narrow != j.word else "",
         })  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -113,7 +129,7 @@ def _plain(j: Judged) -> dict[str, object]:
     row = json.loads(to_json([j.verdict]))[0] if j.verdict else empty
     second = json.loads(to_json([j.second_corpus]))[0] if j.second_corpus else None
     return row | {"claim": j.claim.claim, "without_seed": {str(k): v for k, v in j.without.items()},
-                  "second_corpus": second}  # fmt: skip
+                  "second_corpus": second, "narrow_window": j.narrow}  # fmt: skip
 
 
 def _in_full(j: Judged) -> str:
@@ -123,6 +139,8 @@ def _in_full(j: Judged) -> str:
              f"  contradicted if: {c.contradicted_if}  [{c.contradicted_test}]", f"  verdict: {j.word}"]  # fmt: skip
     for name, values in (asdict(j.verdict)["numbers"] if j.verdict else {}).items():
         lines.append(f"    {name} = {', '.join(f'{x:.4g}' for x in values)}  ({c.numbers[name]})")
+    lines += [f"  no verdict: {j.why}"] if j.why else []
     lines += [f"  without one seed: {j.stable}"] if j.without else []
     lines += [f"  on the second corpus: {j.second_corpus.verdict}"] if j.second_corpus else []
+    lines += [f"  with the window at half of the steepest slope (not registered): {j.narrow}"] if j.narrow else []
     return "\n".join(lines)

@@ -16,6 +16,7 @@ from .survey_facts import Roles
 from .zoo import entries
 
 PER_RUN = ("snapshots", "positions", "heads", "composition", "ablations", "facts", "token_losses")
+REGISTERED, NARROW = 0.15, 0.5  # slope at the ends of the window, over the steepest; NARROW: sensitivity only
 ATTENTION_ONLY = tuple(f"attn-{n}l" for n in (2, 3, 4, 5, 6))
 Heads = list[tuple[int, int]]  # layer and index
 
@@ -35,6 +36,7 @@ class RunTables:
     ablations: pd.DataFrame
     facts: pd.DataFrame
     token_losses: pd.DataFrame
+    share: float = REGISTERED  # of the steepest slope, where the window ends
 
     @cached_property
     def tokens(self) -> Int[np.ndarray, "snap"]:
@@ -88,7 +90,7 @@ class RunTables:
     @cached_property
     def window(self) -> metrics.Window:
         """The phase change of the score."""
-        return metrics.phase_change(self.tokens, self.icl)
+        return metrics.phase_change(self.tokens, self.icl, share=self.share)
 
     @property
     def width(self) -> float:
@@ -186,12 +188,13 @@ class Zoo:
     """Tables of many runs, read by name of the configuration and seed (the initialisation, at data order 0)."""
 
     def __init__(self, tables: Mapping[str, pd.DataFrame], runs: Mapping[str, Sequence[str]] | None = None,
-                 preset_name: str = "laptop") -> None:  # fmt: skip
+                 preset_name: str = "laptop", share: float = REGISTERED) -> None:  # fmt: skip
         """Args:
             tables: as ``tables.read`` or ``tables.collect`` give them.
             runs: name -> ids of its runs, where they are not those of the zoo at ``preset_name``.
+            share: slope at the ends of the window, over the steepest.
         """
-        self.tables, self._read = tables, {}
+        self.tables, self._read, self.share = tables, {}, share
         self._ids = {entry.name: [run_id(*run) for run in entry.runs()] for entry in entries(preset_name)}
         self._ids |= {name: list(ids) for name, ids in (runs or {}).items()}
 
@@ -205,7 +208,7 @@ class Zoo:
         require(seed in ids, f"{name} was not measured with seed {seed}; measured: {sorted(ids) or 'none'}.")
         if ids[seed] not in self._read:
             parts = {table: self._part(table, ids[seed]) for table in PER_RUN}
-            self._read[ids[seed]] = RunTables(self._rows.loc[ids[seed]], **parts)
+            self._read[ids[seed]] = RunTables(self._rows.loc[ids[seed]], **parts, share=self.share)
         return self._read[ids[seed]]
 
     def models(self, names: Iterable[str], seed: int) -> list[RunTables]:

@@ -139,7 +139,7 @@ def pack(folder: str | Path, tables: Tables) -> list[Shipped]:
 def _around(tables: Tables, run: Run, n: int = 8) -> list[int]:
     """``n`` snapshots: the first, the last, and others spread evenly over the phase change."""
     rows = tables["snapshots"][tables["snapshots"]["run_id"] == run.run_id]
-    window = metrics.phase_change(rows["tokens"].to_numpy(), rows["icl_nats"].to_numpy())
+    window = metrics.phase_change(rows["tokens"].to_numpy(), rows["icl_nats"].to_numpy(), share=0.5)
     inside = [int(np.abs(run.tokens - t).argmin()) for t in np.linspace(window.start, window.end, n - 2)]
     return sorted({0, len(run) - 1, *inside})
 

@@ -21,7 +21,7 @@ PACKAGE = Path(claims.__file__).parent
 REGISTRATION = "2c06355a318293311c1f97b026f5171b73a9a6aeee5d7932d7e0a0f9d640407d"
 FILES = {
     "claims.csv": "dec8c16ba9cd41e5f2b870ff16f615ed895349d04859b0184a7eda7bd625deaa",
-    "claims_terms.csv": "f72d5e21507bddc2b5d2613e21a2acb03ccaa1c020bda05487a1962bcad30aae",
+    "claims_terms.csv": "441da90bd17baa03a4558e0346db8fba2a27e942bc431cdf1d43bc16035db4be",
     "claims_families.csv": "b2f043617f0804e7670201c548040ffbbfbc214833e2911addc30b9808d96d69",
 }
 

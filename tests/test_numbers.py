@@ -1,7 +1,7 @@
 """Numbers of the claims about training (A, B, D01), on tables made up so that the answer is known.
 
 Scores fall along straight ramps. A ramp from ``a`` to ``b`` (shares of the run), smoothed with a Gaussian of
-0.02, has half of its slope at its ends: its window is ``a`` to ``b``.
+0.02, has 15 % of its slope 1.036 standard deviations outside its ends: its window is ``a - EDGE`` to ``b + EDGE``.
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ from ictl_utils.verdicts import judge
 
 T = 10_000_000
 X = np.linspace(0, 1, 201)  # snapshots, as shares of the run
-EDGE = 0.0  # how far a window reaches beyond its ramp
-INSIDE = 1 - 2 * 0.02 * 0.39894 / 0.1  # share of a fall from 0.4 to 0.5, smoothed, that is between these
+EDGE = 0.02 * 1.0364
 CLAIMS = {claim.id: claim for claim in load_claims()}
 MINE = [f"A{i:02}" for i in range(1, 17) if i != 6] + [f"B{i:02}" for i in range(1, 7)] + ["D01"]
 LOSSES = ("loss_nats", "loss_new_nats", "loss_repeated_nats", "loss_mismatch_nats", "repeats_second_nats")
@@ -120,7 +119,7 @@ def test_terms() -> None:
     assert run.window.start == pytest.approx((0.4 - EDGE) * T, abs=0.003 * T)
     assert run.window.end == pytest.approx((0.5 + EDGE) * T, abs=0.003 * T)
     assert run.midpoint == pytest.approx(0.45 * T, abs=1e-3 * T)
-    assert run.change == pytest.approx(0.4) and run.jump == pytest.approx(0.4 * INSIDE, abs=6e-3)
+    assert run.change == pytest.approx(0.4) and run.jump == pytest.approx(0.4 * 0.969, abs=3e-3)
     assert run.curve_at(0) == pytest.approx(-0.1) and run.curve_at(0.45 * T) == pytest.approx(-0.3, abs=1e-3)
     assert run.prefix.shape == (201, 2, 2) and run.prefix[-1].tolist() == [[0.01, 0.01], [0.01, 0.8]]
     assert run.induction == [(1, 1)] and run.previous_head == (0, 0)
@@ -199,11 +198,11 @@ def test_bumps_are_steep_and_after_the_tenth() -> None:
 def test_parting_inside_before_and_never() -> None:
     one = only(made("attn-1l"))
     inside, lead = parting(one, only(made("attn-2l", loss_nats=3 - ramp(0.4, 0.5, 0.2))))
-    assert inside == pytest.approx(1 - 0.2 * (1 - INSIDE) / 2 / 0.05, abs=0.03) and -1 < lead < 0
+    assert inside == pytest.approx(1 - 0.0031 / 0.05, abs=0.01) and -1 < lead < 0
     inside, lead = parting(one, only(made("attn-2l", loss_nats=np.full(len(X), 2.9))))
-    assert inside == 0 and lead == pytest.approx((0.4 - EDGE - 0.1) / (0.1 + 2 * EDGE), abs=0.1)
+    assert inside == 0 and lead == pytest.approx((0.4 - EDGE - 0.1) / (0.1 + 2 * EDGE), abs=0.05)
     inside, lead = parting(one, only(made("attn-2l", loss_nats=3 - ramp(0.44, 0.46, 0.03))))
-    assert inside == pytest.approx(0.6, abs=0.02) and lead == pytest.approx(-(0.6 + EDGE) / (0.1 + 2 * EDGE), abs=0.2)
+    assert inside == pytest.approx(0.6, abs=0.01) and lead == pytest.approx(-(0.6 + EDGE) / (0.1 + 2 * EDGE), abs=0.05)
     inside, _ = parting(one, only(made("attn-2l", loss_nats=3 - ramp(0.8, 0.9, 0.2))))
     assert inside == pytest.approx(0, abs=1e-6)
 
@@ -235,18 +234,18 @@ def test_a01() -> None:
 
 def test_a02() -> None:
     assert verdict("A02", made("attn-2l"), made("attn-4l"))[0] == "reproduced"
-    on = ramp(0.1, 0.3) + ramp(0.3, 1, 0.28)
+    on = ramp(0.2, 0.25) + ramp(0.25, 1, 0.3)
     found, numbers = verdict("A02", made("attn-2l", fall=on), made("attn-3l", fall=on + ramp(0.8, 0.85, 0.1)))
     assert found == "contradicted"
     run = only(made("attn-2l", fall=on))
     end = run.window.end / T
-    assert numbers.loc[0, "gain_best"] == pytest.approx((1 - end) * 0.4 / run.jump, abs=0.06)
-    assert numbers.loc[0, "steady_best"] == pytest.approx((1 - end) * 0.2 / run.jump, abs=0.06)
-    assert numbers.loc[0, "drift"] == pytest.approx(((1 - end) * 0.4 + 0.1) / run.jump, abs=0.06)
+    assert numbers.loc[0, "gain_best"] == pytest.approx((1 - end) * 0.4 / run.jump, abs=0.01)
+    assert numbers.loc[0, "steady_best"] == pytest.approx((1 - end) * 0.2 / run.jump, abs=0.01)
+    assert numbers.loc[0, "drift"] == pytest.approx(((1 - end) * 0.4 + 0.1) / run.jump, abs=0.01)
     assert numbers.loc[0, "rest"] == pytest.approx(1 - end)
     back = ramp(0.2, 0.25) - ramp(0.4, 0.8, 0.3)
     found, numbers = verdict("A02", made("attn-2l", fall=back))
-    assert found == "mixed" and numbers.loc[0, "drift"] == pytest.approx((0.3 - 0.4 * 0.12) / (0.4 * 0.77), abs=0.03)
+    assert found == "mixed" and numbers.loc[0, "drift"] == pytest.approx(0.3 / 0.39, abs=0.02)
     assert numbers.loc[0, "gain_best"] == pytest.approx(-numbers.loc[0, "drift"])
     step_back = ramp(0.2, 0.25) + ramp(0.3, 0.5, 0.3) - ramp(0.8, 1, 0.05)
     found, numbers = verdict("A02", made("attn-2l", fall=step_back))
@@ -265,9 +264,9 @@ def test_a03(one: float, expected: str) -> None:
 def test_a04() -> None:
     found, numbers = verdict("A04", made("attn-2l", fall=USUAL + 0.1), made("attn-3l", fall=USUAL))
     assert found == "reproduced"
-    assert numbers.loc[0].tolist() == pytest.approx([0.8 * INSIDE, INSIDE], abs=0.02)
+    assert numbers.loc[0].tolist() == pytest.approx([0.8 * 0.969, 0.969], abs=0.01)
     found, numbers = verdict("A04", made("attn-2l", fall=USUAL + 0.8))
-    assert found == "contradicted" and numbers.loc[0, "share"] == pytest.approx(INSIDE / 3, abs=0.01)
+    assert found == "contradicted" and numbers.loc[0, "share"] == pytest.approx(0.969 / 3, abs=0.01)
 
 
 @pytest.mark.parametrize(("sizes", "expected", "spread"), [
@@ -354,7 +353,7 @@ def test_a10() -> None:
 
 
 def test_a11() -> None:
-    one, usual = made("attn-1l", layers=1), made("attn-2l", loss_nats=3 - ramp(0.43, 0.5, 0.2))
+    one, usual = made("attn-1l", layers=1), made("attn-2l", loss_nats=3 - ramp(0.4, 0.5, 0.2))
     assert verdict("A11", one, usual)[0] == "reproduced"
     below = np.full(len(X), 2.9)
     found, numbers = verdict("A11", one, usual, made("attn-3l", loss_nats=below))
@@ -423,7 +422,7 @@ def test_a08() -> None:
     width = 0.1 + 2 * EDGE
     found, numbers = verdict("A08", made("attn-2l", best=late), made("attn-2l", 1, best=late))
     assert found == "contradicted"
-    assert numbers.loc[1].tolist() == pytest.approx([0.4 / width, 0.4 / width, 1], abs=0.1)
+    assert numbers.loc[1].tolist() == pytest.approx([0.4 / width, 0.4 / width, 1], abs=0.06)
     found, numbers = verdict("A08", made("attn-2l", best=0.3))
     assert found == "contradicted" and numbers.loc[0].tolist() == [np.inf, np.inf, 1]
     found, numbers = verdict("A08", made("attn-2l", best=early), made("attn-3l"))
@@ -477,9 +476,9 @@ def test_b04() -> None:
     assert found == "reproduced" and numbers.loc[0].tolist() == pytest.approx([4, 0.02 / (0.1 + 2 * EDGE)], abs=0.02)
     apart = made("key-2l", best=late)
     found, numbers = verdict("B04", one, two, both[0], apart)
-    assert found == "mixed" and numbers.loc[0].tolist() == pytest.approx([3, 0.4 / (0.1 + 2 * EDGE)], abs=0.1)
+    assert found == "mixed" and numbers.loc[0].tolist() == pytest.approx([3, 0.4 / (0.1 + 2 * EDGE)], abs=0.06)
     found, numbers = verdict("B04", one, two, both[0], made("key-2l", best=ramp(0.1, 0.2, 0.8)))
-    assert found == "mixed" and numbers.loc[0].tolist() == pytest.approx([3, 0.3 / (0.1 + 2 * EDGE)], abs=0.1)
+    assert found == "mixed" and numbers.loc[0].tolist() == pytest.approx([3, 0.3 / (0.1 + 2 * EDGE)], abs=0.06)
     heads_only = made("key-1l", fall=flat, best=formed, layers=1)
     score_only = made("attn-1l", layers=1)
     found, numbers = verdict("B04", score_only, two, heads_only, apart)
@@ -491,15 +490,15 @@ def test_b04() -> None:
 def test_b05() -> None:
     two = made("attn-2l", fall=ramp(0.6, 0.7))
     found, numbers = verdict("B05", two, made("key-2l", fall=ramp(0.2, 0.25)))
-    assert found == "reproduced" and numbers.loc[0].tolist() == pytest.approx([0.12, 0], abs=0.03)
+    assert found == "reproduced" and numbers.loc[0].tolist() == pytest.approx([0.02, 0], abs=0.02)
     twice = ramp(0.2, 0.25, 0.5) + ramp(0.6, 0.7, 0.5)
     found, numbers = verdict("B05", two, made("key-2l", fall=twice))
-    assert found == "contradicted" and numbers.loc[0].tolist() == pytest.approx([0.5, 0.5 * INSIDE], abs=0.02)
+    assert found == "contradicted" and numbers.loc[0].tolist() == pytest.approx([0.5, 0.485], abs=0.02)
     at_other_time = ramp(0.2, 0.25, 0.5) + ramp(0.85, 0.95, 0.5)
     found, numbers = verdict("B05", two, made("key-2l", fall=at_other_time))
     assert found == "mixed" and numbers.loc[0].tolist() == pytest.approx([0.5, 0], abs=0.02)
     found, numbers = verdict("B05", made("attn-2l", fall=ramp(0.2, 0.3)), made("key-2l", fall=ramp(0.85, 0.95)))
-    assert numbers.loc[0, "at_vanilla"] == 0 and numbers.loc[0, "second"] < 0.12
+    assert numbers.loc[0, "at_vanilla"] == 0 and numbers.loc[0, "second"] < 0.05
     same = made("attn-2l", fall=ramp(0.2, 0.25) + ramp(0.25, 0.4, 0.2))
     numbers = verdict("B05", same, made("key-2l", fall=twice))[1]
     assert numbers.loc[0, "at_vanilla"] == pytest.approx(0.015, abs=0.02)
