@@ -19,6 +19,8 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from .config import digest, require
 
@@ -35,7 +37,8 @@ def documents(corpus: str, d_vocab: int = 1024) -> Iterator[Document]:
 
     Args:
         corpus: ``stdlib`` (source of the running interpreter's standard library), ``docstrings``
-            (English prose: docstrings and comments of the standard library and of installed packages),
+            (English prose: docstrings and comments of the standard library and of the installed packages
+            that this one and its book need),
             ``path:GLOB`` (your own files, UTF-8), ``hf:NAME`` or ``hf:NAME/CONFIG`` after a ``@``
             (``hf:wikitext@wikitext-2-raw-v1``: the ``text`` column of a Hugging Face dataset, streamed),
             or a synthetic one (``repeat``, ``bursty``, ``markov``).
@@ -78,16 +81,15 @@ def files(corpus: str) -> list[Path]:
         IctlError: the corpus is unknown, or no file matches.
     """
     if corpus.startswith("path:"):
-        found = [Path(name) for name in glob.glob(corpus[5:], recursive=True) if Path(name).is_file()]
+        found = sorted(path for path in map(Path, glob.glob(corpus[5:], recursive=True)) if path.is_file())
     else:
         require(
             corpus in TEXT,
             f"corpus={corpus!r} is not known; use {', '.join(TEXT + SYNTHETIC)}, path:GLOB or hf:NAME.",
         )
-        found = _python_files(Path(sysconfig.get_paths()["stdlib"]))
+        found = sorted(_python_files(Path(sysconfig.get_paths()["stdlib"])), key=Path.as_posix)
         found += _installed_files() if corpus == "docstrings" else []
     require(bool(found), f"corpus={corpus!r} is empty: no file matches; check the path or the pattern.")
-    found.sort(key=lambda path: path.as_posix())
     order = np.random.default_rng(0).permutation(len(found))
     return [found[i] for i in order]
 
@@ -98,13 +100,31 @@ def _python_files(folder: Path) -> list[Path]:
 
 
 def _installed() -> list[importlib.metadata.Distribution]:
-    """Every installed distribution but this one: editing this package must not change its corpora."""
-    return [d for d in importlib.metadata.distributions() if d.name.replace("_", "-").lower() != "ictl-utils"]
+    """Installed distributions that this package and its book need, by name: no tools of development, and not itself."""
+    seen: set[tuple[str, str]] = set()
+    todo = [("ictl-utils", extra) for extra in ("", "viz", "tl", "book")]
+    found: dict[str, importlib.metadata.Distribution] = {}
+    while todo:
+        name, extra = wanted = todo.pop()
+        if wanted in seen:
+            continue
+        seen.add(wanted)
+        try:
+            found[name] = importlib.metadata.distribution(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        for needed in map(Requirement, found[name].requires or ()):
+            if needed.marker is None or needed.marker.evaluate({"extra": extra}):
+                todo += [(canonicalize_name(needed.name), more) for more in ("", *needed.extras)]
+    found.pop("ictl-utils", None)
+    return [found[name] for name in sorted(found)]
 
 
 def _installed_files() -> list[Path]:
-    found = (Path(str(d.locate_file(file))) for d in _installed() for file in d.files or () if file.suffix == ".py")
-    return [path for path in found if path.is_file()]
+    """Their Python files, in an order that does not depend on where they are installed."""
+    named = {str(file): Path(str(d.locate_file(file))) for d in _installed() for file in d.files or ()
+             if file.suffix == ".py"}  # fmt: skip
+    return [named[name] for name in sorted(named) if named[name].is_file()]
 
 
 def signature(corpus: str) -> str:

@@ -26,7 +26,7 @@ DATA, FOLDER = PACKAGE / "zoo_data", PACKAGE / "zoo_weights"
 REGISTRY, HOME = DATA / "weights.json", DATA / "home.json"
 PLACEHOLDER = "OWNER/REPO"
 TOLERANCE = 0.05  # logits; half-precision weights against the trained ones
-FAMILIES = ("attn", "mlp", "smeared")  # final weights of seed 0
+FAMILIES, BIGRAMS = ("attn", "mlp", "smeared"), "attn-0l"  # final weights of seed 0
 AROUND = ("attn-2l", "attn-3l", "key-1l")  # and snapshots around the change
 SPEED = 50e9  # floating-point operations a second of one laptop core, for expected times
 
@@ -124,7 +124,8 @@ def pack(folder: str | Path, tables: Tables) -> list[Shipped]:
         IctlError: a logit moves by more than :data:`TOLERANCE`.
     """
     runs = tables["runs"]
-    chosen = runs[runs["family"].isin(FAMILIES) & (runs["init_seed"] == 0) & (runs["data_seed"] == 0)]
+    wanted = runs["family"].isin(FAMILIES) | (runs["name"] == BIGRAMS)
+    chosen = runs[wanted & (runs["init_seed"] == 0) & (runs["data_seed"] == 0)]
     rows = []
     for row in chosen.itertuples():
         run = Run(Path(folder) / row.run_id)

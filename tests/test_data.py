@@ -47,8 +47,17 @@ def test_docstrings_agree_with_the_parser() -> None:
         assert len(long) > 5 and all(doc in prose for doc in long)
 
 
-def test_docstrings_leave_this_package_out() -> None:
+def test_docstrings_leave_out_this_package_and_tools_of_development() -> None:
+    names = {d.name.lower() for d in data._installed()}
+    assert {"torch", "numpy", "pandas", "sphinx"} <= names
+    assert names.isdisjoint({"ictl-utils", "ictl_utils", "pip", "pytest", "playwright", "ruff"})
     assert not any("ictl_utils" in path.parts for path in data._installed_files())
+
+
+def test_order_of_docstrings_does_not_depend_on_the_place() -> None:
+    site = Path(np.__file__).parents[1]
+    names = [str(path.relative_to(site)) for path in data._installed_files() if path.is_relative_to(site)]
+    assert len(names) > 1000 and names == sorted(names)
 
 
 def test_own_files_copies_dropped(tmp_path) -> None:
