@@ -5,7 +5,7 @@ VENV := .venv/bin/python
 PORT := 8000
 export PYTHON TORCH
 
-.PHONY: help setup book serve test test-slow lint clean distclean badges release-url bench seeds claims
+.PHONY: help setup book serve test test-slow lint clean distclean badges release-url bench seeds claims pdf links
 
 help:
 	@echo "make setup        create .venv and install the locked environment"
@@ -16,7 +16,9 @@ help:
 	@echo "make lint         ruff"
 	@echo "make bench        training throughput beside other implementations"
 	@echo "make seeds        train three seeds of the README's two models, rewrite its table"
-	@echo "make claims       rewrite the page of claims from the shipped measurements"
+	@echo "make claims       number the figures, rewrite the pages of figures and of claims"
+	@echo "make pdf          the whole book as one PDF, printed by Chromium (_build/book.pdf)"
+	@echo "make links        ask every address outside the book whether it still answers"
 	@echo "make badges       regenerate README's badges and the notebooks' install line from _config.yml"
 	@echo "make release-url URL=https://github.com/you/repo [REF=v1.0]"
 	@echo "                  set the project's home in _config.yml, then make badges"
@@ -52,7 +54,14 @@ seeds: setup
 	@$(VENV) bench/three_seeds.py
 
 claims: setup
+	@$(VENV) book/_tools/figure_map.py
 	@$(VENV) book/_tools/claims_page.py
+
+pdf: book
+	@$(VENV) book/_tools/pdf.py
+
+links: setup
+	@$(VENV) book/_tools/links.py
 
 badges: setup
 	@$(VENV) book/_tools/badges.py

@@ -144,8 +144,8 @@ def colored_tokens(
         "values": rounded(numbers),
         "minValue": rounded(np.array(-bound)),
         "maxValue": rounded(np.array(bound)),
-        "negativeColor": "#2166ac",
-        "positiveColor": "#b2182b",
+        "negativeColor": "#6baed6",  # light enough for dark text on it, as the style sheet sets it
+        "positiveColor": "#fb8f6f",
     }
     twin = still.token_losses(labels, numbers, title, unit)
     hint = (

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import tempfile
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+IN_CI = os.environ.get("CI", "").lower() in ("1", "true")
+sys.path.insert(0, str(ROOT / "book" / "_tools"))
+
+import chromium as browsers  # noqa: E402
 
 # What the book is built with; handed down to the processes of pytest-xdist, whose environment is ours.
 USERS_ENVIRONMENT = json.loads(os.environ.get("ICTL_TESTS_OF") or json.dumps(dict(os.environ)))
@@ -38,6 +43,23 @@ def pytest_collection_modifyitems(items) -> None:
     """
     alone = "PYTEST_XDIST_WORKER" not in os.environ
     items.sort(key=lambda item: (item.get_closest_marker("browser") is not None) == alone)
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """A running headless browser. Without one tests are skipped with a reason; in CI (CI=true) they fail."""
+    if IN_CI and not browsers.find():
+        browsers.install()
+    path = browsers.find()
+    if not path and IN_CI:
+        pytest.fail(f"{browsers.MISSING} (in CI a skipped browser test is a failure)")
+    if not path:
+        pytest.skip(browsers.MISSING)
+    playwright = pytest.importorskip("playwright.sync_api", reason="the playwright package is not installed")
+    with playwright.sync_playwright() as running:
+        browser = running.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(scope="session")

@@ -7,9 +7,6 @@ reason; in CI (CI=true) that is a failure.
 from __future__ import annotations
 
 import contextlib
-import os
-import platform
-import shutil
 import subprocess
 import sys
 import threading
@@ -17,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from conftest import ROOT, USERS_ENVIRONMENT
 from playwright.sync_api import TimeoutError as NotYet
-from playwright.sync_api import sync_playwright
 
 sys.path.insert(0, str(ROOT / "book" / "_tools"))
 
@@ -28,52 +25,8 @@ import serve  # noqa: E402
 pytestmark = pytest.mark.browser
 
 HTML = ROOT / "_build" / "html"
-IN_CI = os.environ.get("CI", "").lower() in ("1", "true")
-CHROMIUM_NAMES = (
-    "chromium",
-    "chromium-browser",
-    "google-chrome",
-    "google-chrome-stable",
-    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
-    "/Applications/Chromium.app/Contents/MacOS/Chromium",
-)
 PHONE = {"width": 390, "height": 844}
 DESKTOP = {"width": 1280, "height": 900}
-
-
-def unavailable(reason: str) -> None:
-    """Skip with a reason; in CI fail, since nobody reads a skip there."""
-    if IN_CI:
-        pytest.fail(f"{reason} (in CI a skipped browser test is a failure)")
-    pytest.skip(reason)
-
-
-def find_chromium() -> str | None:
-    """Path of an installed Chromium or Chrome."""
-    names = [os.environ["CHROMIUM"]] if os.environ.get("CHROMIUM") else CHROMIUM_NAMES
-    return next((path for path in map(shutil.which, names) if path), None)
-
-
-def install_chromium() -> None:
-    """Debian's package, in CI where that is possible."""
-    if IN_CI and platform.system() == "Linux" and os.geteuid() == 0 and shutil.which("apt-get"):
-        environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        subprocess.run(["apt-get", "update", "-qq"], env=environment, check=False)
-        subprocess.run(["apt-get", "install", "-y", "-qq", "chromium"], env=environment, check=False)
-
-
-@pytest.fixture(scope="session")
-def chromium():
-    """A running headless browser."""
-    if not find_chromium():
-        install_chromium()
-    path = find_chromium()
-    if not path:
-        unavailable("no Chromium found: install chromium or google-chrome, or set CHROMIUM=/path/to/it")
-    with sync_playwright() as running:
-        browser = running.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="session")
@@ -263,6 +216,56 @@ def test_every_page_from_a_server(chromium, address):
         assert_dark(name, page)
         assert_clean(name, opened)
         page.context.close()
+
+
+SMALL_ENOUGH = 1.5e6  # bytes of HTML, without the shared scripts
+
+
+def assert_accessible(name: str, page) -> None:
+    """No serious finding of axe-core in the theme that the page shows."""
+    found = [v for v in Axe().run(page).response["violations"] if v["impact"] in ("serious", "critical")]
+    shown = [f"{v['id']} ({len(v['nodes'])}): {v['nodes'][0]['html'][:200]}" for v in found]
+    assert shown == [], f"{name}: {shown}"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_page_is_accessible(chromium, address, scheme):
+    """axe-core on every page, in both themes; the slider can be reached and moved with the keyboard."""
+    for name in page_names():
+        context = chromium.new_context(viewport=DESKTOP, color_scheme=scheme)
+        opened = Visit(context.new_page())
+        opened.watch(address)
+        opened.open(f"{address}/{name}")
+        assert_accessible(name, opened.page)
+        context.close()
+
+
+def test_the_slider_moves_with_the_keyboard(chromium, address):
+    """Focus, one arrow key, another picture."""
+    page = visit(chromium, address, "notebooks/01_watch_an_induction_head_form.html").page
+    slider = page.locator(".ictl-slider input[type=range]").first
+    slider.focus()
+    before = slider.input_value()
+    page.keyboard.press("ArrowLeft")
+    assert slider.input_value() != before
+    page.context.close()
+
+
+def test_pages_are_small(html):
+    """The text of each page, pictures included, without scripts that all pages share."""
+    large = {name: (HTML / name).stat().st_size for name in page_names()}
+    assert {name: size for name, size in large.items() if size > SMALL_ENOUGH} == {}
+
+
+def test_every_claim_leads_to_its_figures(chromium, address):
+    """Links from the page of claims and from the map of figures end at an element that exists."""
+    page = visit(chromium, address, "book/claims.html").page
+    for name in ("claims", "figure_map"):
+        page.goto(f"{address}/book/{name}.html")
+        for link in page.evaluate("[...document.querySelectorAll('article a[href*=\"#fig-\"]')].map(a => a.href)"):
+            path, _, anchor = link.removeprefix(f"{address}/").partition("#")
+            assert f'id="{anchor}"' in (HTML / path).read_text(encoding="utf8"), link
+    page.context.close()
 
 
 def test_every_page_from_files(chromium, html):

@@ -208,18 +208,8 @@ def test_lab_refuses_what_is_not_there() -> None:
 
 
 @pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api", reason="the playwright package is not installed")
-    from test_book import find_chromium, install_chromium, unavailable
-
-    if not find_chromium():
-        install_chromium()
-    if not find_chromium():
-        unavailable("no Chromium found: install chromium or google-chrome, or set CHROMIUM=/path/to/it")
-    with playwright.sync_playwright() as p:
-        launched = p.chromium.launch(executable_path=find_chromium(), args=["--no-sandbox"])
-        yield launched
-        launched.close()
+def browser(chromium):
+    return chromium
 
 
 def bundle() -> str:

@@ -94,6 +94,13 @@ def page_scripts(app, pagename, templatename, context, doctree) -> None:
         app.add_js_file(CIRCUITSVIS_ASSET, defer="defer")
 
 
+def plain_citations(app, pagename, templatename, context, doctree) -> None:
+    """Take the role of a list from the references: their entries are no list items for a screen reader."""
+    if "body" in context:
+        listed = '<div role="list" class="citation-list">'
+        context["body"] = context["body"].replace(listed, listed.replace(' role="list"', ""))
+
+
 def copy_circuitsvis(app, exception) -> None:
     """Copy the browser bundle beside the pages."""
     if exception is None and app.builder.format == "html":
@@ -105,5 +112,6 @@ def copy_circuitsvis(app, exception) -> None:
 def setup(app) -> dict:
     app.connect("config-inited", configure_execution)
     app.connect("html-page-context", page_scripts, priority=900)
+    app.connect("html-page-context", plain_citations)
     app.connect("build-finished", copy_circuitsvis)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,8 +1,8 @@
 """Build the book: `make book`.
 
-Runs the notebooks whose cached result is stale, one after the other in the order of `_toc.yml`, then
-lets Jupyter Book render the pages, for which it finds every result in the cache. When nothing that
-the book depends on has changed since the last build, nothing is done.
+Runs the notebooks whose cached result is stale, as many at a time as there are cores, then lets Jupyter
+Book render the pages, for which it finds every result in the cache. When nothing that the book depends on
+has changed since the last build, nothing is done.
 """
 
 from __future__ import annotations
@@ -14,8 +14,11 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+from typing import ClassVar
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "book" / "_ext"))
@@ -24,6 +27,8 @@ from ictl_book import cache_path, digest, execution_key, kernel_environment, pac
 
 NOTEBOOK_LIMIT = 900.0  # seconds of wall clock for one notebook
 KEYS_KEPT = 3  # caches of earlier states of the package
+SHARING = ("01_", "02_")  # chapters that train the same models
+CACHE_LOCK = threading.Lock()
 
 
 class BuildError(Exception):
@@ -65,30 +70,30 @@ def chapters(root: Path) -> list[Path]:
 
 
 class Progress:
-    """Where a notebook is: one line that moves on a terminal, one line a slow cell elsewhere."""
+    """Where the notebooks are: one line that moves on a terminal, one line a slow cell elsewhere."""
 
-    def __init__(self, cells: int) -> None:
-        self.cells, self.number, self.source = cells, 0, ""
+    active: ClassVar[dict[str, str]] = {}  # notebook -> "cell 3 of 20", of all that run at the moment
+
+    def __init__(self, name: str, cells: int) -> None:
+        self.name, self.cells, self.number, self.source = name, cells, 0, ""
         self.began = self.cell_began = time.monotonic()
 
     def start(self, cell, cell_index: int) -> None:
         """Note that a code cell begins."""
         self.number, self.source, self.cell_began = self.number + 1, cell.source, time.monotonic()
+        self.active[self.name] = f"{self.name[:12]} {self.number}/{self.cells}"
         if sys.stdout.isatty():
-            bar = ("#" * (20 * (self.number - 1) // self.cells)).ljust(20, ".")
-            first_line = cell.source.strip().splitlines()[0][:50]
-            seconds = time.monotonic() - self.began
-            line = f"      [{bar}] cell {self.number} of {self.cells}, {seconds:.0f} s  {first_line}"
-            print("\r\x1b[K" + line, end="", flush=True)
+            print("\r\x1b[K      " + "   ".join(self.active.values()), end="", flush=True)
 
     def finish(self, cell, cell_index: int) -> None:
         """Report a cell that took long, where no line moves."""
         took = time.monotonic() - self.cell_began
-        if not sys.stdout.isatty() and took > 10:
-            say(f"      cell {self.number} of {self.cells}: {took:.0f} s")
+        if not sys.stdout.isatty() and took > 20:
+            say(f"      {self.name}, cell {self.number} of {self.cells}: {took:.0f} s")
 
     def close(self) -> None:
         """Clear the line."""
+        self.active.pop(self.name, None)
         if sys.stdout.isatty():
             print("\r\x1b[K", end="", flush=True)
 
@@ -113,7 +118,7 @@ def execute(notebook: Path, nb) -> float:
     from nbclient import NotebookClient
 
     cells = [c for c in nb.cells if c.cell_type == "code" and c.source.strip()]
-    progress = Progress(len(cells))
+    progress = Progress(notebook.stem, len(cells))
 
     def seconds_left(_cell):
         return max(1, int(NOTEBOOK_LIMIT - (time.monotonic() - progress.began)))
@@ -139,24 +144,49 @@ def execute(notebook: Path, nb) -> float:
 
 
 def run_stale_notebooks(root: Path) -> None:
-    """Execute, and put into the cache, every notebook whose result is not there."""
+    """Execute, and put into the cache, every notebook whose result is not there, as many at a time as there are cores.
+
+    The chapters of the first part share the models that they train, so they run one after the other.
+    """
+    cores, paths = os.cpu_count() or 1, chapters(root)
+    sharing = [p for p in paths if p.name.startswith(SHARING)]
+    groups = [sharing] if sharing else []
+    groups += [[p] for p in paths if p not in sharing]
+    os.environ["OMP_NUM_THREADS"] = str(max(1, cores // 2))  # two notebooks at a time must not ask for four cores
+    with ThreadPoolExecutor(max(1, min(cores, 4))) as pool:
+        jobs = [pool.submit(run_group, root, group) for group in groups]
+        try:
+            for job in as_completed(jobs):
+                job.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def run_group(root: Path, paths: list[Path]) -> None:
+    """Execute those of ``paths`` whose result is not in the cache, in their order."""
+    for path in paths:
+        run_if_stale(root, path)
+
+
+def run_if_stale(root: Path, path: Path) -> None:
+    """Execute one notebook, or take its result from the cache."""
     import nbformat
     from jupyter_cache import get_cache
     from jupyter_cache.base import CacheBundleIn
 
-    cache, paths = get_cache(str(cache_path(root))), chapters(root)
-    for number, path in enumerate(paths, 1):
-        nb = nbformat.read(path, as_version=4)
+    nb = nbformat.read(path, as_version=4)
+    with CACHE_LOCK:
         try:
-            cache.match_cache_notebook(nb)
-            say(f"  {number}/{len(paths)} {path.name}: unchanged, result taken from the cache")
-            continue
+            get_cache(str(cache_path(root))).match_cache_notebook(nb)
+            return say(f"  {path.name}: unchanged, result taken from the cache")
         except KeyError:
-            say(f"  {number}/{len(paths)} {path.name}: running")
-        seconds = execute(path, nb)
-        bundle = CacheBundleIn(nb, str(path), data={"execution_seconds": seconds})
-        cache.cache_notebook_bundle(bundle, check_validity=False, overwrite=True)
-        say(f"      done in {seconds:.0f} s")
+            say(f"  {path.name}: running")
+    seconds = execute(path, nb)
+    bundle = CacheBundleIn(nb, str(path), data={"execution_seconds": seconds})
+    with CACHE_LOCK:
+        get_cache(str(cache_path(root))).cache_notebook_bundle(bundle, check_validity=False, overwrite=True)
+    return say(f"  {path.name}: done in {seconds:.0f} s")
 
 
 def render(root: Path) -> None:

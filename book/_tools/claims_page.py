@@ -9,11 +9,6 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "book" / "claims.md"
-CHAPTERS = {
-    "P1 Argument 1": ("01_watch_an_induction_head_form", "Chapter 1"),
-    "P1 Argument 2": ("01_watch_an_induction_head_form", "Chapter 1"),
-    "P1 Argument 3": ("01_watch_an_induction_head_form", "Chapter 1"),
-}
 INTRO = """# Claims and verdicts
 
 ```{{note}}
@@ -35,14 +30,16 @@ def number(x: float | None) -> str:
 
 def row(judged) -> str:
     """One row of the table."""
+    from ictl_utils.figure_list import anchor, book_figures
+
     claim, verdict = judged.claim, judged.verdict
     value = number(verdict and verdict.value)
     if value and verdict.n_seeds > 1:
         value += f" [{number(verdict.low)}, {number(verdict.high)}]"
     named = f"<br><small>{html.escape(next(iter(claim.numbers)))}</small>" if value else ""
     second = judged.second_corpus.verdict if judged.second_corpus else ""
-    chapter, title = CHAPTERS.get(claim.part, ("", ""))
-    link = f'<a href="../notebooks/{chapter}.html">{title}</a>' if chapter else ""
+    link = " ".join(f'<a href="../notebooks/{f.chapter}.html#{anchor(f.key)}">{f.number}</a>'
+                    for f in book_figures() if claim.id in f.claims)  # fmt: skip
     test = html.escape(f"reproduced if {claim.reproduced_if}; contradicted if {claim.contradicted_if}")
     cells = [
         f'<td id="{claim.id}">{claim.id}</td>', f"<td>{html.escape(claim.part)}</td>",
@@ -76,7 +73,7 @@ def page() -> str:
     order = [word for word in (*VERDICTS, MISSING) if word in words]
     counts = ", ".join(f"**{words.count(word)}** {word}" for word in order)
     heads = ("id", "part", "claim", "verdict", "value", "seeds", "one seed less", "docstrings", "narrow window",
-             "where")  # fmt: skip
+             "figures")  # fmt: skip
     table = [
         "```{raw} html", '<div class="claims-filters">',
         choice("verdict", order), choice("part", [j.claim.part for j in judged]),
