@@ -1,4 +1,4 @@
-"""``ictl ladder | measure | table | claims | zoo``: the model zoo, its measurements and the verdicts."""
+"""``ictl ladder | measure | table | claims | pretrained | zoo``: the model zoo, its measurements and the verdicts."""
 
 from __future__ import annotations
 
@@ -98,14 +98,45 @@ def claims(
 ) -> None:
     """The verdict on every claim; exit code 1 when one in scope has none."""
     from .judgement import judge_zoo, missing, report
+    from .pretrained_tables import known
     from .tables import SHIPPED, read
 
-    verdicts = judge_zoo(read(source or SHIPPED), preset_name=preset_name)
+    verdicts = judge_zoo(read(source or SHIPPED), preset_name=preset_name, pretrained=known())
     typer.echo(report(verdicts, only, as_json))
     absent = missing(verdicts)
     if absent:
         typer.echo(f"no verdict yet: {', '.join(absent)}; `ictl ladder` trains and measures what is missing.", err=True)
         raise typer.Exit(1)
+
+
+def pretrained(
+    name: Annotated[str, typer.Argument(help="pythia-70m, gpt2-xl, owner/name on the Hugging Face hub, or a folder.")],
+    revisions: Annotated[str, typer.Option(help="Checkpoints with commas between (step0,step1000,main), or "
+                                                "training: those of Pythia that the claims need.")] = "main",
+    corpus: Annotated[str, typer.Option(help="stdlib, docstrings or path:GLOB; only its held-out texts.")] = "stdlib",
+    windows: Annotated[int, typer.Option(help="Windows of text, at most.")] = 1000,
+    n_ctx: Annotated[int, typer.Option(help="Tokens a window.")] = 512,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    out: Out = None,
+) -> None:  # fmt: skip
+    """Measure an open pretrained model for the claims that small models do not decide; `ictl claims` then judges them.
+
+    Nothing is measured twice: stopped at any moment, the same command goes on with the next checkpoint.
+    """
+    from .metrics import best_head
+    from .pretrained import PYTHIA_TRAINING
+    from .pretrained_tables import Reading, measure
+
+    steps = [f"step{step}" for step in PYTHIA_TRAINING] if revisions == "training" else revisions.split(",")
+    reading = Reading(corpus, windows, n_ctx)
+    for found in measure(name, steps, reading, device=device, dtype=dtype, folder=out):
+        run, row, heads = found["runs"].iloc[0], found["snapshots"].iloc[0], found["heads"]
+        scores = heads["prefix_matching"].to_numpy().reshape(run["n_layers"], run["n_heads"])
+        layer, head = best_head(scores)
+        typer.echo(f"{run['name']} {row['revision']}: {run['windows']} windows, loss {row['loss_nats']:.3f} nats, "
+                   f"ICL score {row['icl_nats']:.3f} +- {row['icl_se_nats']:.3f} nats, best prefix matching "
+                   f"{scores[layer, head]:.3f} (L{layer}H{head})")  # fmt: skip
 
 
 @zoo_app.command("list")
@@ -128,13 +159,16 @@ def pack(out: Out = None, preset_name: Annotated[str, typer.Option("--preset")] 
     """Write the tables of all measured runs, and weights in half precision, into the package."""
     from .cards import write_cards
     from .ladder import collect_zoo
+    from .pretrained_tables import pack as pack_pretrained
     from .tables import SHIPPED
     from .weights import pack as pack_weights
 
     tables = collect_zoo(out or runs_dir(), preset_name, SHIPPED)
     files = pack_weights(out or runs_dir(), tables)
     write_cards(tables)
-    typer.echo(f"{len(tables['runs'])} runs, {len(files)} files of weights")
+    others = pack_pretrained(out)
+    typer.echo(f"{len(tables['runs'])} runs, {len(files)} files of weights"
+               + (f", {others} pretrained models" if others else ""))  # fmt: skip
 
 
 @zoo_app.command()
@@ -172,6 +206,6 @@ def retrain(
 
 def register(app: typer.Typer) -> None:
     """Add these commands to ``ictl``."""
-    for command in (ladder, measure, table, claims):
+    for command in (ladder, measure, table, claims, pretrained):
         app.command()(command)
     app.add_typer(zoo_app, name="zoo")

@@ -44,7 +44,7 @@ class ModelConfig:
     mlp: bool = False  # attention-only unless True
     positions: str = "shortformer"  # sinusoids added to the inputs of W_Q and W_K only
     smear: str = "none"  # which of key, query, value is mixed with the position before
-    norm: bool = True  # LayerNorm without gain or bias before every read
+    norm: bool = True  # LayerNorm with gain, without bias, before every read
     init_qk: float = 0.06  # standard deviation of W_Q and W_K at the start
 
     def __post_init__(self) -> None:

@@ -1,7 +1,7 @@
 """Corpora as iterators of documents, and the one number that says whether copying pays on them.
 
 A corpus is a string: ``stdlib``, ``docstrings``, ``path:GLOB``, ``hf:NAME``, or the synthetic
-``repeat``, ``bursty``, ``markov``. A document is a text, or an array of token ids when synthetic.
+``repeat``, ``bursty``, ``markov``, ``category``. A document is a text, or an array of token ids when synthetic.
 Which documents are held out is decided by the hash of each document, never by window.
 """
 
@@ -26,7 +26,8 @@ from .config import digest, require
 
 Document = str | np.ndarray
 TEXT = ("stdlib", "docstrings")
-SYNTHETIC = ("repeat", "bursty", "markov")
+SYNTHETIC = ("repeat", "bursty", "markov", "category")
+KINDS, LABELS = 8, 24  # of the corpus ``category``
 SYNTHETIC_TOKENS = 8_000_000
 HF_CHARACTERS = 200_000_000
 HELD_OUT = 20  # one document in twenty is validation
@@ -41,7 +42,7 @@ def documents(corpus: str, d_vocab: int = 1024) -> Iterator[Document]:
             that this one and its book need),
             ``path:GLOB`` (your own files, UTF-8), ``hf:NAME`` or ``hf:NAME/CONFIG`` after a ``@``
             (``hf:wikitext@wikitext-2-raw-v1``: the ``text`` column of a Hugging Face dataset, streamed),
-            or a synthetic one (``repeat``, ``bursty``, ``markov``).
+            or a synthetic one (``repeat``, ``bursty``, ``markov``, ``category``).
         d_vocab: number of token ids; only the synthetic corpora use it.
 
     Raises:
@@ -182,7 +183,7 @@ def _synthetic(kind: str, d_vocab: int, length: int = 512, chunk: int = 256) -> 
     """Documents of ``length`` ids in 1..d_vocab-1 (0 is kept for ``<bos>``)."""
     require(d_vocab >= 16, f"d_vocab={d_vocab} is too small for corpus={kind!r}; use at least 16.")
     rng = np.random.default_rng(SYNTHETIC.index(kind))
-    make = {"repeat": _repeat, "bursty": _bursty, "markov": _markov}[kind]
+    make = {"repeat": _repeat, "bursty": _bursty, "markov": _markov, "category": _category}[kind]
     for _ in range(SYNTHETIC_TOKENS // (length * chunk)):
         yield from make(rng, d_vocab, chunk, length).astype(np.uint16)
 
@@ -222,6 +223,27 @@ def _markov(rng: np.random.Generator, d_vocab: int, n: int, length: int) -> Int[
         draw = rng.random(n)[:, None]
         state = (draw > steps[np.arange(n), state, :-1]).sum(axis=1)
     return np.take_along_axis(symbols, chain, axis=1)
+
+
+def _category(rng: np.random.Generator, d_vocab: int, n: int, length: int) -> Int[np.ndarray, "n length"]:
+    """Pairs word, label: which words are of a kind never changes, the label of a kind is drawn anew for each document.
+
+    Ids 1 to 24 are labels, then come eight kinds of words, side by side. In half of the documents one word stands
+    for its kind throughout, so that matching words is enough; in the others any word of the kind does.
+    """
+    size, rows = words_a_kind(d_vocab), np.arange(n)[:, None]
+    labels = rng.permuted(np.tile(np.arange(1, 1 + LABELS), (n, 1)), axis=1)
+    kinds, words = rng.integers(0, KINDS, (n, length // 2)), rng.integers(0, size, (n, length // 2))
+    only = rng.integers(0, size, (n, KINDS))
+    words = np.where(rng.random((n, 1)) < 0.5, only[rows, kinds], words)
+    return np.stack([1 + LABELS + kinds * size + words, labels[rows, kinds]], axis=2).reshape(n, -1)
+
+
+def words_a_kind(d_vocab: int) -> int:
+    """How many words each kind of the corpus ``category`` has; raises IctlError where there is no room for one."""
+    size = (d_vocab - 1 - LABELS) // KINDS
+    require(size >= 1, f"d_vocab={d_vocab} is too small for corpus='category'; use at least {1 + LABELS + KINDS}.")
+    return size
 
 
 def copy_pay(train: Int[np.ndarray, "n"], held_out: Int[np.ndarray, "m"], d_vocab: int, window: int = 128) -> float:

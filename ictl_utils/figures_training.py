@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 LOSS = "held-out loss (nats per token)"
 ICL = "ICL score: late − early loss (nats)"
 MATCHING = "prefix matching (share of attention)"
+SHADED = 3  # labels; the windows of more would hide each other
 FORMED = 0.3
 """Prefix matching that a head must reach at the end of a run for its phase change to be shaded."""
 
@@ -164,7 +165,8 @@ def _curves(
         ax.plot(
             grid, np.median([np.interp(grid, h.tokens, values(h)) for h in group], axis=0), lw=2.2, **look
         )
-        shade(ax, group, colour(label))
+        if len(histories) <= SHADED:
+            shade(ax, group, colour(label))
     token_axis(ax)
 
 
@@ -186,7 +188,7 @@ def _legend(fig: Figure, histories: Mapping[str, Sequence[History]]) -> None:
             label=label if len(group) == 1 else f"{label} ({len(group)} seeds)",
         )
         for label, group in histories.items()
-    ] + window_patch(list(histories.values()))
+    ] + window_patch(list(histories.values()) if len(histories) <= SHADED else [])
     fig.legend(
         handles=handles,
         loc="outside lower center",

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 
 import pandas as pd
 
+from . import figure_list, numbers_pretrained, pretrained_tables
 from .claims import Claim, load_claims
 from .config import IctlError, require, run_id
-from .numbers import NUMBERS
+from .numbers import NUMBERS, PRETRAINED
 from .numbers_base import NARROW, Zoo
 from .tables import Tables
 from .verdicts import Verdict, judge, leave_one_out, to_json
@@ -43,17 +44,22 @@ class Judged:
         return "" if not self.without else "yes" if not other else f"no: seed {', '.join(other)}"
 
 
-def judge_zoo(tables: Tables, places: Mapping[str, tuple[str, str]] | None = None, preset_name: str = "laptop"
-              ) -> list[Judged]:
+def judge_zoo(tables: Tables, places: Mapping[str, tuple[str, str]] | None = None, preset_name: str = "laptop",
+              only: Collection[str] | None = None, pretrained: Tables | None = None) -> list[Judged]:  # fmt: skip
     """Verdicts on all claims, in their order.
 
     Args:
         tables: as :func:`ictl_utils.tables.read` gives them.
-        places: figure and chapter that show each claim, by its id.
+        places: figure and chapter that show each claim, by its id; default those of the book.
+        only: ids of the claims to judge; default all.
+        pretrained: measurements of pretrained models, default those that come with the package.
     """
+    shown_at = figure_list.places() if places is None else places
     zoos = (Zoo(tables, preset_name=preset_name), Zoo(tables, second_corpus(preset_name), preset_name),
             Zoo(tables, preset_name=preset_name, share=NARROW))  # fmt: skip
-    return [_judged(claim, *zoos, (places or {}).get(claim.id, ("", ""))) for claim in load_claims()]
+    others = numbers_pretrained.zoos(pretrained_tables.shipped() if pretrained is None else pretrained)
+    claims = [(c, shown_at.get(c.id, ("", ""))) for c in load_claims() if only is None or c.id in only]
+    return [_judged(c, *zoos, place) if c.testable else _judged_pretrained(c, others, place) for c, place in claims]
 
 
 def second_corpus(preset_name: str = "laptop") -> dict[str, list[str]]:
@@ -63,8 +69,6 @@ def second_corpus(preset_name: str = "laptop") -> dict[str, list[str]]:
 
 
 def _judged(claim: Claim, first: Zoo, second: Zoo, narrow: Zoo, place: tuple[str, str]) -> Judged:
-    if not claim.testable:
-        return Judged(claim, judge(claim, None, *place), {}, None)
     numbers = NUMBERS[claim.id](first)
     verdict, why = _verdict(claim, numbers, place)
     if verdict is None:
@@ -73,6 +77,16 @@ def _judged(claim: Claim, first: Zoo, second: Zoo, narrow: Zoo, place: tuple[str
     under_narrow = _verdict(claim, NUMBERS[claim.id](narrow), place)[0]
     return Judged(claim, verdict, leave_one_out(claim, numbers), _verdict(claim, other, place)[0],
                   under_narrow.verdict if under_narrow else "")  # fmt: skip
+
+
+def _judged_pretrained(claim: Claim, zoos: list[Zoo], place: tuple[str, str]) -> Judged:
+    """A claim that small models do not decide: judged where all that it needs is measured, else not testable here."""
+    compute = PRETRAINED.get(claim.id) if claim.reproduced_test else None
+    found = [numbers for numbers in map(compute, zoos) if len(numbers)] if compute else []
+    verdict, why = _verdict(claim, found[0], place) if found else (None, "")
+    if verdict is None:
+        return Judged(claim, judge(claim, None, *place), {}, None, why=why)
+    return Judged(claim, verdict, leave_one_out(claim, found[0]), None)
 
 
 def _verdict(claim: Claim, numbers: pd.DataFrame, place: tuple[str, str]) -> tuple[Verdict | None, str]:

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 
 from . import curves, metrics
 from .config import require, run_id
+from .measure import History
 from .survey_facts import Roles
 from .zoo import entries
 
@@ -112,6 +113,18 @@ class RunTables:
         """Token count at which the curve has first made half of its fall from its first to its last value."""
         done = (self.curve[0] - self.curve) * np.sign(self.curve[0] - self.curve[-1])
         return crossing(self.steps, done, abs(self.curve[0] - self.curve[-1]) / 2)
+
+    @cached_property
+    def history(self) -> History:
+        """The same measurements as the figures of live runs take them."""
+        losses = self.positions.sort_values(["snapshot", "position"])["loss_nats"].to_numpy(float)
+        return History(
+            label=str(self.run["label"]), run_id=str(self.run["run_id"]), tokens=self.tokens,
+            loss=self.series("loss_nats"), icl=self.icl, icl_se=self.series("icl_se_nats"),
+            loss_by_position=losses.reshape(len(self.tokens), -1), prefix_matching=self.prefix,
+            prefix_random=self.per_head("prefix_random"), previous_token=self.previous,
+            copying=self.per_head("copying"), token_losses=np.stack(self.token_losses["losses_nats"]).astype(float),
+        )  # fmt: skip
 
     def per_head(self, column: str) -> Float[np.ndarray, "snap layer head"]:
         """A column of ``heads``."""

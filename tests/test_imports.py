@@ -7,13 +7,25 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "ictl_utils"
 LINE = [
-    "config", "data", "tokens", "model", "handmade", "loss", "muon", "snapshots", "train", "curves", "metrics",
+    "config", "data", "tokens", "model", "handmade", "loss", "muon", "snapshots", "train", "category_task", "prompts", "curves", "metrics",
     "probes", "ablations", "ablations_streams", "ablations_sweep", "idealised", "lowrank", "circuits",
-    "circuits_paths", "circuits_scores", "circuits_trigrams", "circuits_families", "interop", "measure",
-    "survey_trigrams", "survey_facts", "survey", "zoo", "tables", "ladder", "weights", "numbers_base",
-    "numbers_shapes", "numbers_training", "numbers_smeared", "numbers_heads", "numbers_circuits", "numbers",
-    "figures_style", "figures_training", "figures_context", "figures_heads", "figures_tokens", "figures", "claims",
-    "verdicts", "viz_slider", "viz_lab", "viz", "judgement", "cards", "cli_zoo", "cli", "__main__",
+    "circuits_paths", "circuits_scores", "circuits_trigrams", "circuits_families",
+    "circuits_stream", "circuits_bases", "circuits_bigrams", "interop", "patching", "measure",
+    "survey_trigrams", "circuits_examples", "circuits_effects", "circuits_induction",
+    "survey_facts", "survey", "zoo", "tables",
+    "pretrained", "pretrained_texts", "pretrained_scores", "pretrained_tables", "ladder", "weights", "numbers_base",
+    "numbers_shapes", "numbers_training", "numbers_smeared", "numbers_heads", "numbers_circuits",
+    "numbers_pretrained", "numbers",
+    "figures_style", "figures_training", "figures_context", "figures_heads", "figures_tokens",
+    "figures_cooccurrence", "figures_events", "figures_single", "figures_onsets", "figures_depth",
+    "figures_smeared", "figures_ablations",
+    "figures_trigrams", "figures_circuits", "figures_composition", "figures_terms", "figures_paths",
+    "figures_diagrams", "figures_bigrams",
+    "figures_since", "figures_patching",
+    "figures_table", "figures_table_counts", "figures_table_panels", "figures_table_cells",
+    "figures_mechanism", "figures", "claims", "figures_generality",
+    "verdicts", "figure_list", "viz_slider", "viz_table", "viz_lab", "viz", "judgement",
+    "figures_conclusion", "chapter", "cards", "cli_zoo", "cli", "__main__",
 ]  # fmt: skip
 
 

@@ -1,0 +1,91 @@
+"""What chapters print: registered bounds, numbered figures, verdict badges; and the list of figures."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ictl_utils import figure_list
+from ictl_utils.chapter import Chapter, spread, text_of
+from ictl_utils.config import IctlError
+from ictl_utils.figures import attention_pattern
+from ictl_utils.judgement import judge_zoo
+from ictl_utils.tables import read
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def page() -> Chapter:
+    return Chapter("07_argument_1_co_occurrence")
+
+
+def test_registered_prints_both_bounds(page: Chapter) -> None:
+    view = page.registered("A03", "C02")
+    for words in ("1L change &lt; 35% of 2L change", "removes &gt;= 70% of post-window gain", "removes &lt; 30%"):
+        assert words in view.html
+    assert view.html.count('href="../book/claims.html#') == 2 and "1L gains little" in view.alt
+
+
+def test_verdicts_say_what_was_measured(page: Chapter) -> None:
+    judged = {j.claim.id: j for j in judge_zoo(read(), only=["A03", "A06"])}
+    view = page.verdicts("A03", "A06")
+    assert judged["A03"].word in view.html and text_of(judged["A03"].verdict.value) in view.html
+    assert 'class="ictl-badge not-testable-here"' in view.html and "pythia" in view.alt
+
+
+def test_figures_have_a_number_an_anchor_and_their_claims(page: Chapter) -> None:
+    drawing = attention_pattern(np.eye(3), ["a", "b", "c"])
+    view = page.figure("no-such-figure", drawing, "Three <tokens>.", claims="A01 A02")
+    assert 'id="fig-no-such-figure"' in view.html and "Figure 7.?" in view.html and "Three &lt;tokens&gt;." in view.html
+    assert "claims.html#A02" in view.html and drawing.alt in view.alt
+    assert "<img" in view.html and "</figure>" in view.html
+
+
+def test_findings(page: Chapter) -> None:
+    assert page.see("One.")._repr_markdown_() == "**What we see.** One."
+    assert repr(page.see("One.", "Two.")).count("\n* ") == 2
+    assert spread([3.0]) == "3.00" and spread([1, 4, 2, 3], 1) == "2.5 (1.0 to 4.0)"
+    assert text_of(float("inf")) == "∞" and text_of(-0.001234) == "−0.00123" and text_of(None) == "undefined"
+
+
+@pytest.mark.parametrize("mistake", [
+    lambda page: Chapter("argument_1"),
+    lambda page: page.registered("Z99"),
+    lambda page: page.verdicts("A99"),
+    lambda page: page.see(),
+    lambda page: spread([]),
+])  # fmt: skip
+def test_mistakes(page: Chapter, mistake) -> None:
+    with pytest.raises(IctlError):
+        mistake(page)
+
+
+def test_the_list_of_figures_is_up_to_date() -> None:
+    command = [sys.executable, str(ROOT / "book" / "_tools" / "figure_map.py"), "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert done.returncode == 0, f"{done.stdout}{done.stderr}: run `make claims`"
+
+
+def test_every_figure_of_the_papers_is_answered_or_explained() -> None:
+    answered = {name for figure in figure_list.book_figures() for name in figure.paper}
+    ids = [figure.id for figure in figure_list.paper_figures()]
+    assert len(ids) == len(set(ids)) == 59
+    assert [f.id for f in figure_list.paper_figures() if f.id not in answered and not f.why_not] == []
+
+
+def test_numbers_count_up_in_every_chapter() -> None:
+    for chapter in {f.chapter for f in figure_list.book_figures()}:
+        numbers = [f.number for f in figure_list.book_figures() if f.chapter == chapter]
+        first = figure_list.chapter_number(chapter)
+        assert numbers == [f"{first}.{i}" for i in range(1, len(numbers) + 1)]
+        assert (ROOT / "notebooks" / f"{chapter}.ipynb").exists()
+
+
+def test_claims_are_shown_where_the_list_says() -> None:
+    for claim, (figure, chapter) in figure_list.places().items():
+        assert re.fullmatch(r"[A-G]\d\d", claim) and re.fullmatch(r"Figure \d+\.\d+", figure)
+        assert (ROOT / "notebooks" / f"{chapter}.ipynb").exists()
