@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from .config import ModelConfig, TrainConfig, one_of, require
@@ -44,7 +44,7 @@ def configs(preset: str = "laptop", n_layers: int = 2, seed: int = 0) -> tuple[M
         IctlError: another preset.
     """
     one_of("preset", preset, ("smoke", "laptop"))
-    length = {"tokens": 1_600_000, "snapshots": 14} if preset == "laptop" else {"tokens": 60_000, "snapshots": 4}
+    length = {"tokens": 1_600_000, "snapshots": 14} if preset == "laptop" else {"tokens": 30_000, "snapshots": 3}
     model_cfg = ModelConfig(n_layers=n_layers, d_model=64, n_heads=4, n_ctx=128, d_vocab=D_VOCAB)
     return model_cfg, TrainConfig(corpus="category", optimizer="muon", init_seed=seed, **length)
 
@@ -139,15 +139,22 @@ def kind_match(found: Sequence[Between], kinds: Sequence[Sequence[object]]) -> K
     """
     raw, labels, share, chance = [], [], [], []
     for between, of in zip(found, kinds, strict=True):
-        same = np.array([[a == b for b in of] for a in of])
-        earlier = np.tri(len(same), k=-1, dtype=bool)
-        asked = (same & earlier).any(1) & (~same & earlier).any(1)
-        right, on = ((between * keys)[:, :, asked].sum(-1) for keys in (same & earlier, earlier))
-        raw, labels, share = [*raw, right], [*labels, on], [*share, right / np.maximum(on, 1e-9)]
-        chance.append(((same & earlier).sum(1) / np.maximum(earlier.sum(1), 1))[asked])
+        right, asked = _same(np.array([[a == b for b in of] for a in of]))
+        on = between * np.tri(len(right), k=-1)
+        each = (on * right).sum(-1), on.sum(-1)
+        raw, labels = [*raw, each[0][..., asked]], [*labels, each[1][..., asked]]
+        share.append((each[0] / np.maximum(each[1], 1e-9))[..., asked])
+        chance.append((right.sum(1) / np.maximum(np.arange(len(right)), 1))[asked])
     require(sum(map(len, chance)) > 0, "no line has earlier lines of its own and of another kind; give more lines.")
     means = [np.concatenate(parts, axis=-1).mean(axis=-1) for parts in (raw, labels, share)]
     return KindMatch(*means, float(np.concatenate(chance).mean()))
+
+
+def _same(same: Bool[np.ndarray, "... ask label"]
+          ) -> tuple[Bool[np.ndarray, "... ask label"], Bool[np.ndarray, "... ask"]]:
+    """Earlier lines of the same kind; and which lines have some, and some of another kind as well."""
+    earlier = np.tri(same.shape[-1], k=-1, dtype=bool)
+    return same & earlier, (same & earlier).any(-1) & (~same & earlier).any(-1)
 
 
 def shuffled_best(found: Sequence[Between], kinds: Sequence[Sequence[object]], n: int = 100, seed: int = 0
@@ -156,9 +163,16 @@ def shuffled_best(found: Sequence[Between], kinds: Sequence[Sequence[object]], n
 
     The attention stays as it is. A head that does not look at kinds scores among these numbers.
     """
-    rng = np.random.default_rng(seed)
-    traded = ([rng.permutation(np.asarray(of, dtype=object)).tolist() for of in kinds] for _ in range(n))
-    return np.array([kind_match(found, each).share.max() for each in traded])
+    rng, total, asks = np.random.default_rng(seed), 0.0, 0.0
+    for between, of in zip(found, kinds, strict=True):
+        names = np.unique(np.asarray(of).astype(str), return_inverse=True)[1]
+        traded = rng.permuted(np.tile(names, (n, 1)), axis=1)
+        right, asked = _same(traded[:, :, None] == traded[:, None, :])
+        on = between * np.tri(len(names), k=-1)
+        shares = on / np.maximum(on.sum(-1, keepdims=True), 1e-9)
+        total = total + np.einsum("lhqk,nqk->nlh", shares, right * asked[..., None], optimize=True)
+        asks = asks + asked.sum(-1)
+    return (total / asks[:, None, None]).max(axis=(1, 2))
 
 
 # ---- what the model predicts ----------------------------------------------------------------------

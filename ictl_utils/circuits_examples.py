@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 
-from .circuits_families import split_triples
 from .circuits_scores import qk_terms
+from .circuits_split_tokens import split_triples
 from .circuits_trigrams import IdList, SourceTable, circuit_columns
 from .config import require
 from .metrics import Windows

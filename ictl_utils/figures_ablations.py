@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 
 from .ablations import FILLS
 from .config import one_of, require
-from .figures_smeared import not_measured, seeds_of
+from .figures_smeared import not_measured, seeds_of, tall
 from .figures_style import INK, Plot, canvas, styled, token_axis, token_text
 from .figures_training import ICL, shade
 from .numbers_heads import PerHead, rank_correlation
@@ -111,7 +111,7 @@ def effects_over_training(groups: Groups, column: str = "icl_change_nats", kind:
 def effects_of_heads(groups: Groups, kind: str = "pattern-preserving") -> Plot:
     """The effect of every head at the end of training with its standard error, one row a run (P1, Argument 3)."""
     rows = _runs(groups)
-    fig, axes = canvas("What the ICL score loses without each head", 8.2, 1.6 + 0.42 * len(rows))
+    fig, axes = canvas("What the ICL score loses without each head", 8.2, 1.6 + tall(rows))
     ax, words = axes[0, 0], []
     for y, run in enumerate(rows):
         effects, errors = run.effect(kind), run.effect(kind, column="icl_change_se_nats")
@@ -142,8 +142,8 @@ def full_against_kept(groups: Groups) -> Plot:
         words.append(f"{_name(run)}, previous-token head {_head(at)}: {kept[at]:+.2f} nats with patterns kept, "
                      f"{full[at]:+.2f} in full.")  # fmt: skip
         height = max(full[at], height + 0.05)  # labels do not overlap
-        if len(runs) <= 6:
-            ax.annotate(f"{run.run['label']} {_head(at)}", (kept[at], height), (9, -3), textcoords="offset points")
+        if len(runs) <= 5:
+            ax.annotate(f"{run.run['label']} {_head(at)}", (kept[at], height), (17, -3), textcoords="offset points")
     edge = np.array([min(ends), max(ends)]) + np.array([-0.05, 0.05]) * (max(ends) - min(ends))
     ax.plot(edge, edge, color=INK, lw=0.8, zorder=0)
     ax.set(xlim=edge, ylim=edge, xlabel="change of the ICL score, patterns kept (nats)",
@@ -157,7 +157,7 @@ def full_against_kept(groups: Groups) -> Plot:
 def joint_against_single(groups: Groups) -> Plot:
     """Induction heads one by one, all together, and random other heads of the same layers, one row a run."""
     rows = _runs(groups)
-    fig, axes = canvas("All induction heads of a model taken out together", 8.2, 1.7 + 0.4 * len(rows))
+    fig, axes = canvas("All induction heads of a model taken out together", 8.2, 1.7 + tall(rows))
     ax, words = axes[0, 0], []
     for y, run in enumerate(rows):
         found = joint_effects(run)

@@ -170,7 +170,7 @@ def score_terms(terms: Mapping[str, Float[np.ndarray, "pos pos"]], labels: Seque
         mesh = ax.imshow(x, cmap=_map(), norm=TwoSlopeNorm(0, -bound, bound), interpolation="nearest")
         ax.grid(False)
         ax.set_title(TERMS.get(name, "the head's own score"))
-        ticks = range(0, n, -(-n // 20))
+        ticks = range(0, n, -(-n // 14))
         ax.set_xticks(ticks, [printable(labels[i])[:9] for i in ticks], rotation=90, fontsize=7)
         ax.set_yticks(ticks, [printable(labels[i])[:9] for i in ticks], fontsize=7)
         ax.tick_params(length=0)

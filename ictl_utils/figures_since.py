@@ -181,9 +181,9 @@ def costly_head(run: RunTables) -> tuple[int, int]:
 
 
 def changes_by_position(model: Transformer, windows: Windows, heads: Sequence[tuple[int, int]]
-                        ) -> Float[np.ndarray, "head pos"]:  # fmt: skip
-    """Change of the loss at every position, nats, without each head (pattern-preserving, mean over windows)."""
-    found = losses_without_each(model, windows, [[], *([head] for head in heads)]).mean(axis=1)
+                        ) -> Float[np.ndarray, "head window pos"]:  # fmt: skip
+    """Change of the loss at every position of every window, nats, without each head (pattern-preserving, zero)."""
+    found = losses_without_each(model, windows, [[], *([head] for head in heads)])
     return found[1:] - found[0]
 
 
@@ -192,7 +192,7 @@ def costs_by_position(changes: Mapping[str, Float[np.ndarray, "pos"]]) -> Plot:
     """What the loss is without a head, minus with it, along the context: early and late bands shaded.
 
     Args:
-        changes: name of the head -> change of the loss at every position, nats.
+        changes: name of the head -> change of the loss at every position, nats, mean over windows.
     """
     require(bool(changes), "changes is empty; pass at least one head.")
     fig, axes = canvas("What a head is worth along the context", 6.6, 3.8)

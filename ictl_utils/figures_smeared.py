@@ -43,6 +43,11 @@ def seeds_of(label: str, group: Sequence[object]) -> str:
     return label if len(group) < 2 else f"{label} ({len(group)} seeds)"
 
 
+def tall(rows: Sequence[object]) -> float:
+    """Inches for a figure with a row a run."""
+    return (0.42 if len(rows) <= 8 else 0.3) * len(rows)
+
+
 @styled
 def smearing() -> Plot:
     """What smearing does to the keys of ``[A] [B] ... [A]``: a drawing, nothing is measured."""
@@ -93,7 +98,7 @@ def share_sweep(shares: Sequence[float], scores: Mapping[str, Sequence[float]]) 
 
 @styled
 def two_by_two(groups: Mapping[str, Sequence[History]], show: str = "icl") -> Plot:
-    """Plain above smeared, one layer beside two: ICL scores, or prefix matching of every head (P1, Argument 2).
+    """Four models side by side: ICL scores, or prefix matching of every head (P1, Argument 2).
 
     Args:
         groups: four labels in reading order -> their seeds; a model without any is said to be not measured.
@@ -103,7 +108,7 @@ def two_by_two(groups: Mapping[str, Sequence[History]], show: str = "icl") -> Pl
         IctlError: not four models, or unknown ``show``.
     """
     one_of("show", show, tuple(SHOWN))
-    require(len(groups) == 4, f"{len(groups)} models were given; pass four: plain and smeared, of one and two layers.")
+    require(len(groups) == 4, f"{len(groups)} models were given; pass four, plain and smeared.")
     title, axis, limits = SHOWN[show]
     fig, axes = canvas(title, 8.6, 5.6, 2, 2, sharex=True, sharey=True)
     for ax, (label, group) in zip(axes.flat, groups.items(), strict=True):
@@ -166,7 +171,7 @@ def windows_side_by_side(groups: Mapping[str, Sequence[RunTables]]) -> Plot:
     rows = [(label, run) for label, group in groups.items() for run in group]
     missing = [label for label, group in groups.items() if not group]
     require(bool(rows), "no run is there; pass at least one.")
-    fig, axes = canvas("Windows of change, model by model", 8.4, 1.8 + 0.42 * len(rows))
+    fig, axes = canvas("Windows of change, model by model", 8.4, 1.8 + tall(rows))
     ax, names, words = axes[0, 0], [], []
     for y, (label, run) in enumerate(rows):
         formed, heads = bool(run.prefix.max() > FORMED), heads_window(run)

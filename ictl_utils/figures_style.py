@@ -204,7 +204,7 @@ def png(fig: Figure, dpi: int = 150) -> bytes:
     """``fig`` as PNG of at most 256 colours, a third of the size; the same figure gives the same bytes."""
     buffer, small = io.BytesIO(), io.BytesIO()
     fig.savefig(buffer, format="png", dpi=dpi, facecolor=fig.get_facecolor())
-    plain = Image.open(buffer).convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    plain = Image.open(buffer).convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     plain.save(small, "PNG", optimize=True)
     return small.getvalue()
 

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from .tokens import Tokens
 
 LOOK = (
-    "<style>.ictl-tokens table{border-collapse:collapse;font-size:.88rem;color:#1f2328;margin:.3em 0}"
-    ".ictl-tokens th,.ictl-tokens td{text-align:left;vertical-align:top;padding:.3em .5em;background:#fff;"
+    "<style>.ictl-tokens table{border-collapse:collapse;font-size:.8rem;color:#1f2328;margin:.3em 0}"
+    ".ictl-tokens th,.ictl-tokens td{text-align:left;vertical-align:top;padding:.3em .4em;background:#fff;"
     "border-bottom:1px solid #d5d9de;color:#1f2328;white-space:normal}.ictl-tokens p{font-size:.85rem;margin:.3em 0;"
     "color:#1f2328}.ictl-chip{display:inline-block;font-family:ui-monospace,Menlo,Consolas,monospace;padding:0 .35em;"
     "margin:.08em;border-radius:3px;border:2px solid transparent;white-space:pre;color:#1f2328}"

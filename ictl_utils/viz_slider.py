@@ -95,5 +95,5 @@ def _pack(image: Image.Image, scale: float) -> bytes:
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     small = image.resize(size, Image.Resampling.LANCZOS) if scale < 1 else image
     buffer = io.BytesIO()
-    small.quantize(64, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
+    small.quantize(64, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ictl_utils import circuits
-from ictl_utils.circuits_families import FAMILIES, families, split_tokens, split_triples
+from ictl_utils.circuits_split_tokens import split_tokens, split_triples
 from ictl_utils.circuits_trigrams import (
     SkipTrigram,
     bigram_kl,
@@ -164,46 +164,6 @@ class Words:
     @property
     def counts(self) -> np.ndarray:
         return np.ones(len(self.words), dtype=np.int64)
-
-
-EXAMPLES = {  # family: (an example of it, one that only looks like it)
-    "copying": ((" x", "(", " x"), (" x", "(", "x")),
-    "copying, spaced otherwise": ((" x", "(", "x"), (" x", "(", " x")),
-    "split token": ((" Ralph", " R", "alph"), (" Ralph", " R", "alp")),
-    "def, class -> self": ((" def", "(", "self"), ("if", "(", "self")),
-    "self -> attribute": (("self", " self", "._"), ("self", " x", "x")),
-    "super -> __init__": (("super", ").", "__init__"), ("super", ").", "init")),
-    "import, from -> import, as": (("from", " os", " import"), ("from", " os", " in")),
-    "with -> as": ((" with", ")", " as"), (" with", ")", " at")),
-    "async -> def": (("async", "\n", " def"), ("sync", "\n", " def")),
-    "for -> in, range": ((" for", " in", " range"), (" for", " in", " or")),
-    "if -> else, elif": (("if", "\n    ", "else"), ("if", "\n    ", "els e")),
-    "try -> except": (("try", "\n", "except"), ("retry", "\n", "except")),
-    "assert": (("assert", "(", "Equal"), ("self", "(", "Equal")),
-    "indentation": (("\n        ", "\n    ", "else"), ("\n    ", "x", "\n    ")),
-    "round brackets": (("(", "x", ")"), ("()", "x", ")")),
-    "square brackets": (("[", "x", "]"), ("[]", "x", "]")),
-    "curly brackets": (("{", "x", "}"), ("{", "x", ")")),
-    "angle brackets": ((" <", "x", ">"), (" <", "x", "<")),
-    "quotes": (("('", "x", "')"), ("('", "x", '")')),
-    "open -> mode": ((" open", "', '", "rb"), (" open", "', '", "no")),
-    "double underscores": (("__", "init", "__"), ("__", "init", "_")),
-    "True, False, None": ((" True", ",", " False"), (" True", ",", " True")),
-    "numbers": ((" 2", ",", " 3"), (" 2", ",", " 2")),
-}
-
-
-@pytest.mark.parametrize("name", FAMILIES)
-def test_each_family_knows_its_own(name: str) -> None:
-    yes, no = EXAMPLES[name]
-    trigrams = [SkipTrigram(0, 1, 2, 1.0, 1.0), SkipTrigram(3, 4, 5, 1.0, 1.0)]
-    assert families(trigrams, Words([*yes, *no]))[name] == trigrams[:1]
-
-
-def test_families_need_text() -> None:
-    tokens = Tokens("synthetic", SIZE, np.zeros(9, np.uint16), np.zeros(9, np.uint16), None, "", 1, 0)
-    with pytest.raises(IctlError, match="corpus='synthetic' has no text"):
-        families([], tokens)
 
 
 SPLIT = Words([" Ralph", " R", "alph", "R", "Ra", "lph", "al", "(", " al", "ph"] + [f"<{i}>" for i in range(SIZE - 10)])

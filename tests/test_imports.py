@@ -7,9 +7,10 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "ictl_utils"
 LINE = [
-    "config", "data", "tokens", "model", "handmade", "loss", "muon", "snapshots", "train", "category_task", "prompts", "curves", "metrics",
-    "probes", "ablations", "ablations_streams", "ablations_sweep", "idealised", "lowrank", "circuits",
-    "circuits_paths", "circuits_scores", "circuits_trigrams", "circuits_families",
+    "config", "data", "tokens", "model", "handmade", "loss", "muon", "snapshots", "train",
+    "category_task", "prompts", "curves", "metrics", "probes", "ablations", "ablations_streams",
+    "ablations_sweep", "idealised", "lowrank", "circuits",
+    "circuits_paths", "circuits_scores", "circuits_trigrams", "circuits_split_tokens",
     "circuits_stream", "circuits_bases", "circuits_bigrams", "interop", "patching", "measure",
     "survey_trigrams", "circuits_examples", "circuits_effects", "circuits_induction",
     "survey_facts", "survey", "zoo", "tables",
@@ -23,7 +24,7 @@ LINE = [
     "figures_diagrams", "figures_bigrams",
     "figures_since", "figures_patching",
     "figures_table", "figures_table_counts", "figures_table_panels", "figures_table_cells",
-    "figures_mechanism", "figures", "claims", "figures_generality",
+    "figures_induction", "figures", "claims", "figures_generality", "figures_mechanism",
     "verdicts", "figure_list", "viz_slider", "viz_table", "viz_lab", "viz", "judgement",
     "figures_conclusion", "chapter", "cards", "cli_zoo", "cli", "__main__",
 ]  # fmt: skip

@@ -47,13 +47,13 @@ def test_runs_at_preset_smoke(chapter: Path, runs_folder: Path, tmp_path: Path) 
     )  # fmt: skip
     html = [output["data"]["text/html"] for cell in done.cells for output in cell.get("outputs", [])
             if "text/html" in output.get("data", {})]  # fmt: skip
-    assert len(html) >= 5 and all(len("".join(page)) > 100 for page in html)
+    assert len(html) >= 3 and all(len("".join(page)) > 100 for page in html)
     size = os.path.getsize(tmp_path / chapter.name)
     assert size < 12e6, f"{size / 1e6:.1f} MB of output"
 
 
 def test_what_came_out(runs_folder: Path) -> None:
-    found = {run.label: measure(run) for run in find_runs(runs_folder)}
+    found = {run.label: measure(run) for run in find_runs(runs_folder) if run.train_cfg.corpus == "stdlib"}
     assert set(found) == {"1L", "1L smeared keys", "2L"}
     smeared, plain = found["1L smeared keys"], found["1L"]
     assert smeared.prefix_matching[-1].max() > 0.4 and smeared.prefix_random[-1].max() > 0.4

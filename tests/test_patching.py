@@ -12,7 +12,15 @@ from ictl_utils import handmade, metrics, weights
 from ictl_utils.config import IctlError
 from ictl_utils.interop import to_transformer_lens
 from ictl_utils.patching import (
-    Circuit, Patched, circuit, detector, detector_cap, find_circuit, names_of, patch, repeated_pair,
+    Circuit,
+    Patched,
+    circuit,
+    detector,
+    detector_cap,
+    find_circuit,
+    names_of,
+    patch,
+    repeated_pair,
 )  # fmt: skip
 from ictl_utils.tokens import BOS, Tokens, eval_windows, load_tokens
 

@@ -1,8 +1,7 @@
-"""Families of skip-trigrams in Python text: patterns written by hand, and tokens the tokenizer split (P2)."""
+"""Words that the tokenizer has in two ways, and heads that copy from one to the other (P2, one-layer models)."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,49 +13,6 @@ from .circuits_trigrams import IdList, SkipTrigram, circuit_columns
 from .config import require
 from .model import Transformer
 from .tokens import Tokens
-
-FAMILIES = {
-    "copying": r"^(.+)\0.*\0\1$",
-    "copying, spaced otherwise": r"^( ?)(\w+)\0.*\0(?!\1\2$) ?\2$",
-    "split token": r"^ ?(\w+)(\w+)\0 ?\1\0\2$",
-    "def, class -> self": r"^\s*(?:def|class)\0.*\0\W*self$",
-    "self -> attribute": r"^ ?self\0.*\0(?:\.|_)\w*$",
-    "super -> __init__": r"^ ?(?:super|self|def)\0.*\0\W*__(?:init)?\w*$",
-    "import, from -> import, as": r"^\s*(?:import|from)\0.*\0\s*(?:import|as)$",
-    "with -> as": r"^\s*with\0.*\0\s*as$",
-    "async -> def": r"^\s*(?:async|asyn|await)\0.*\0\s*(?:def|with|for|await)$",
-    "for -> in, range": r"^\s*for\0.*\0 ?(?:in|range|enumerate|sorted|zip|len|list|items)$",
-    "if -> else, elif": r"^\s*(?:if|elif)\0.*\0\s*(?:else|elif|el)\W*$",
-    "try -> except": r"^\s*(?:try|except|raise)\W*\0.*\0\s*(?:except|finally|\w*Error|\w*Exception)$",
-    "assert": r"^.*assert\w*\0.*\0\w*(?:Equal|True|False|Raises|Error|In|Is)$",
-    "indentation": r"^(\s*\n\s*)\0.*\0(?!\1$)(?:\s*\n\s*|\s*(?:return|else|elif|except|if|for|def|raise|class))$",
-    "round brackets": r"^[^)]*\([^)]*\0.*\0[^(]*\)",
-    "square brackets": r"^[^\]]*\[[^\]]*\0.*\0[^\[]*\]",
-    "curly brackets": r"^[^}]*\{[^}]*\0.*\0[^{]*\}",
-    "angle brackets": r"^[^>]*<[^>]*\0.*\0[^<]*>",
-    "quotes": r"^[^'\"]*(['\"`]+)\0.*\0[^'\"`]*\1",
-    "open -> mode": r"^ ?(?:open|file|read|write)\w*\0.*['\",]\0['\"]?[rwa]b?\+?['\"]?$",
-    "double underscores": r"^\W*__\W*\0(?:(?!__).)*\0\w*__\W*$",
-    "True, False, None": r"^ ?(True|False|None)\0.*\0(?! ?\1$) ?(?:True|False|None)$",
-    "numbers": r"^ ?(\d+)\0.*\0(?! ?\1$) ?\d+$",
-}
-"""Regular expressions over ``source NUL destination NUL out``; ours, the paper gives examples only."""
-
-
-def families(trigrams: list[SkipTrigram], tokens: Tokens, patterns: dict[str, str] = FAMILIES
-             ) -> dict[str, list[SkipTrigram]]:
-    """The skip-trigrams each family's pattern matches, in their order; one can be in several families.
-
-    Raises:
-        IctlError: the corpus is synthetic, so that its ids stand for no text.
-    """
-    require(tokens.tokenizer is not None, f"corpus={tokens.corpus!r} has no text, so no families of words.")
-    texts = ["\0".join(tokens.decode([i]) for i in (t.source, t.destination, t.out)) for t in trigrams]
-    return {name: [t for t, text in zip(trigrams, texts, strict=True) if re.search(pattern, text, re.DOTALL)]
-            for name, pattern in patterns.items()}
-
-
-# ---- split tokens ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
