@@ -103,6 +103,7 @@ def test_nothing_is_trained_or_measured_twice(unbroken: Path, monkeypatch: pytes
     assert [run.run_id for run in runs] == ids_of(FAMILY) and kept(unbroken) == before
 
 
+@pytest.mark.slow
 def test_killed_twenty_times_and_gone_on(unbroken: Path, tmp_path: Path) -> None:
     rng, landed = random.SystemRandom(), 0
     for attempt in range(KILLS):
@@ -193,6 +194,7 @@ def smoke_zoo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Tables, float]:
     return read(out / "tables"), after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
+@pytest.mark.slow
 def test_the_whole_zoo_in_ten_minutes_on_two_cores(smoke_zoo: tuple[Tables, float]) -> None:
     tables, seconds = smoke_zoo
     assert seconds < 2 * 600
@@ -203,6 +205,7 @@ def test_the_whole_zoo_in_ten_minutes_on_two_cores(smoke_zoo: tuple[Tables, floa
     assert (losses.last() < losses.first()).all()
 
 
+@pytest.mark.slow
 def test_the_whole_zoo_answers_every_claim(smoke_zoo: tuple[Tables, float]) -> None:
     zoo = Zoo(smoke_zoo[0], preset_name="smoke")
     unanswered = [c.id for c in load_claims() if c.testable and NUMBERS[c.id](zoo).empty]
