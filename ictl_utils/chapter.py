@@ -72,6 +72,13 @@ class Chapter:
                 f'<p class="ictl-caption"><b>{number}.</b> {html.escape(caption)}{more}</p></div>')  # fmt: skip
         return View(page, f"{number}. {caption} {view.alt}")
 
+    def absent(self, key: str, why: str) -> View:
+        """What stands in the place of a figure whose models are not measured; links to the figure end here."""
+        words = f"Figure {number_of(self.name, key)} is not drawn. {why}"
+        page = (f'<style>{asset("ictl.css")}</style><div class="ictl-card ictl-figure" id="{anchor(key)}">'
+                f'<p class="ictl-caption">{html.escape(words)}</p></div>')  # fmt: skip
+        return View(page, words)
+
     def registered(self, *ids: str) -> View:
         """The claims as they were registered: what is measured, and which bounds decide."""
         claims = [_claim(name) for name in ids]

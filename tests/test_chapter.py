@@ -45,6 +45,12 @@ def test_figures_have_a_number_an_anchor_and_their_claims(page: Chapter) -> None
     assert "<img" in view.html and "</figure>" in view.html
 
 
+def test_a_missing_figure_keeps_its_place(page: Chapter) -> None:
+    view = page.absent("no-such-figure", "The <ladder> is not measured yet.")
+    assert 'id="fig-no-such-figure"' in view.html and "The &lt;ladder&gt; is not measured yet." in view.html
+    assert view.alt == "Figure 7.? is not drawn. The <ladder> is not measured yet."
+
+
 def test_findings(page: Chapter) -> None:
     assert page.see("One.")._repr_markdown_() == "**What we see.** One."
     assert repr(page.see("One.", "Two.")).count("\n* ") == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,8 @@ import ictl_book  # noqa: E402
 import release  # noqa: E402
 import setup_env  # noqa: E402
 
+CHAPTERS = re.findall(r"notebooks/(\w+)", (ROOT / "_toc.yml").read_text())
+
 
 @pytest.fixture
 def tree(tmp_path) -> Path:
@@ -31,9 +34,9 @@ def tree(tmp_path) -> Path:
     for folder in ("ictl_utils", "notebooks", "book"):
         (tmp_path / folder).mkdir()
     (tmp_path / "ictl_utils" / "config.py").write_text("A = 1\n")
-    for name in ("claims", "glossary", "intro", "notation", "references"):
-        (tmp_path / "book" / f"{name}.md").write_text(f"# {name}\n")
-    for name in ("01_watch_an_induction_head_form", "02_key_concepts"):
+    for name in re.findall(r"book/\w+", (ROOT / "_toc.yml").read_text()):
+        (tmp_path / f"{name}.md").write_text(f"# {name}\n")
+    for name in CHAPTERS:
         install = '%pip install -q "ictl-utils[viz] @ git+https://github.com/OWNER/REPO@main"'
         cells = [nbformat.v4.new_markdown_cell(f"# Title of {name}"), nbformat.v4.new_code_cell(install)]
         path = tmp_path / "notebooks" / f"{name}.ipynb"
@@ -185,7 +188,7 @@ def test_the_build_sees_every_change(tree):
 
 def test_chapters_come_in_the_order_of_the_contents(tree):
     names = [p.stem for p in build.chapters(tree)]
-    assert names == ["01_watch_an_induction_head_form", "02_key_concepts"]
+    assert names == CHAPTERS
     (tree / "book" / "glossary.md").unlink()
     with pytest.raises(build.BuildError, match="book/glossary"):
         build.chapters(tree)
