@@ -5,7 +5,7 @@ VENV := .venv/bin/python
 PORT := 8000
 export PYTHON TORCH
 
-.PHONY: help setup book serve test test-slow lint clean distclean badges release-url bench seeds claims pdf links
+.PHONY: help setup book serve test test-slow lint clean distclean badges release-url bench seeds claims pdf links assignments instructor
 
 help:
 	@echo "make setup        create .venv and install the locked environment"
@@ -19,6 +19,8 @@ help:
 	@echo "make claims       number the figures, rewrite the pages of figures and of claims"
 	@echo "make pdf          the whole book as one PDF, printed by Chromium (_build/book.pdf)"
 	@echo "make links        ask every address outside the book whether it still answers"
+	@echo "make assignments  student notebooks and expected values from the instructor notebooks"
+	@echo "make instructor   solution pages, nbgrader's course folder, students.zip (_build/instructor)"
 	@echo "make badges       regenerate README's badges and the notebooks' install line from _config.yml"
 	@echo "make release-url URL=https://github.com/you/repo [REF=v1.0]"
 	@echo "                  set the project's home in _config.yml, then make badges"
@@ -62,6 +64,12 @@ pdf: book
 
 links: setup
 	@$(VENV) book/_tools/links.py
+
+assignments: setup
+	@$(VENV) book/_tools/assignments.py
+
+instructor: setup
+	@$(VENV) book/_tools/instructor.py
 
 badges: setup
 	@$(VENV) book/_tools/badges.py

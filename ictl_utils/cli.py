@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from . import cli_zoo
+from . import cli_grade, cli_zoo
 from .config import IctlError, choose_device, preset, runs_dir
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
@@ -75,6 +75,7 @@ def corpora(
 
 
 cli_zoo.register(app)
+cli_grade.register(app)
 
 
 def summary(run) -> str:
@@ -103,7 +104,7 @@ def main() -> None:
         typer.echo(f"ictl: {error}", err=True)
         sys.exit(2)
     except KeyboardInterrupt:
-        typer.echo("ictl: stopped; finished snapshots are kept, the same command goes on from the last.", err=True)
+        typer.echo("ictl: stopped; what is finished is kept, the same command goes on from there.", err=True)
         sys.exit(130)
 
 

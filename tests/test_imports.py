@@ -26,7 +26,14 @@ LINE = [
     "figures_table", "figures_table_counts", "figures_table_panels", "figures_table_cells",
     "figures_induction", "figures", "claims", "figures_generality", "figures_mechanism",
     "verdicts", "figure_list", "viz_slider", "viz_table", "viz_lab", "viz", "judgement",
-    "figures_conclusion", "chapter", "cards", "cli_zoo", "cli", "__main__",
+    "figures_conclusion", "chapter", "handwritten", "answers_sealed", "answers",
+    "grading_words", "grading_rules",
+    "grading_cases", "grading", "grading_a1_cases", "grading_a1", "grading_a2",
+    "grading_a3_cases", "grading_a3", "grading_a4_cases", "grading_a4",
+    "research", "research_report", "grading_a5",
+    "coursework", "submissions", "extraction", "isolation", "sandbox_watch", "sandbox",
+    "sandbox_child", "marking", "similarity", "marks_report", "marks_pages", "grading_batch",
+    "cards", "cli_zoo", "cli_grade", "cli", "__main__",
 ]  # fmt: skip
 
 

@@ -23,7 +23,8 @@ import ictl_book  # noqa: E402
 import release  # noqa: E402
 import setup_env  # noqa: E402
 
-CHAPTERS = re.findall(r"notebooks/(\w+)", (ROOT / "_toc.yml").read_text())
+CHAPTERS = re.findall(r"notebooks/(\d\w+)", (ROOT / "_toc.yml").read_text())
+ASSIGNMENTS = re.findall(r"notebooks/(assignments/\w+)", (ROOT / "_toc.yml").read_text())
 
 
 @pytest.fixture
@@ -31,12 +32,12 @@ def tree(tmp_path) -> Path:
     """The few files that the tools read."""
     for name in ("_config.yml", "_toc.yml", "requirements.lock", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path / name)
-    for folder in ("ictl_utils", "notebooks", "book"):
-        (tmp_path / folder).mkdir()
+    for folder in ("ictl_utils", "notebooks/assignments", "book"):
+        (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "ictl_utils" / "config.py").write_text("A = 1\n")
     for name in re.findall(r"book/\w+", (ROOT / "_toc.yml").read_text()):
         (tmp_path / f"{name}.md").write_text(f"# {name}\n")
-    for name in CHAPTERS:
+    for name in (*CHAPTERS, *ASSIGNMENTS):
         install = '%pip install -q "ictl-utils[viz] @ git+https://github.com/OWNER/REPO@main"'
         cells = [nbformat.v4.new_markdown_cell(f"# Title of {name}"), nbformat.v4.new_code_cell(install)]
         path = tmp_path / "notebooks" / f"{name}.ipynb"

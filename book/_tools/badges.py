@@ -34,6 +34,12 @@ def notebooks(root: Path = ROOT) -> list[Path]:
     return sorted((root / "notebooks").glob("[0-9]*.ipynb"))
 
 
+def coursework(root: Path = ROOT) -> list[Path]:
+    """The assignments, student editions before instructor notebooks."""
+    folder = root / "notebooks" / "assignments"
+    return sorted(folder.glob("a*.ipynb")) + sorted((folder / "instructor").glob("a*.ipynb"))
+
+
 def title(notebook: Path) -> str:
     """First heading of a notebook, or its name."""
     for cell in json.loads(notebook.read_text(encoding="utf8"))["cells"]:
@@ -44,11 +50,12 @@ def title(notebook: Path) -> str:
 
 
 def badge_block(root: Path = ROOT) -> str:
-    """README's table of chapters with a Colab badge each, between the two markers."""
+    """README's table of chapters and assignments with a Colab badge each, between the two markers."""
     url, ref = home(root)
     slug = url.removeprefix("https://github.com/")
-    rows = ["| Chapter | Run it |", "| --- | --- |"]
-    for path in notebooks(root):
+    rows = ["| Chapter or assignment | Run it |", "| --- | --- |"]
+    students = [path for path in coursework(root) if path.parent.name == "assignments"]
+    for path in [*notebooks(root), *students]:
         name = path.relative_to(root).as_posix()
         badge = f"[![Open in Colab]({COLAB}/assets/colab-badge.svg)]({COLAB}/github/{slug}/blob/{ref}/{name})"
         rows.append(f"| [{title(path)}]({name}) | {badge} |")
@@ -81,7 +88,7 @@ def outdated(root: Path = ROOT) -> dict[Path, str]:
     readme, wanted = root / "README.md", {}
     if readme.exists():
         wanted[readme] = with_badges(readme.read_text(encoding="utf8"), root)
-    for path in notebooks(root):
+    for path in [*notebooks(root), *coursework(root)]:
         wanted[path] = with_install_line(path.read_text(encoding="utf8"), root)
     wanted[root / HOME] = json.dumps(dict(zip(("url", "ref"), home(root), strict=True)), indent=1) + "\n"
     return {path: text for path, text in wanted.items()

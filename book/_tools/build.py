@@ -44,6 +44,7 @@ def book_digest(root: Path) -> str:
     """Hash of everything that the pages depend on."""
     files = [root / name for name in ("_config.yml", "_toc.yml", "requirements.lock")]
     files += package_files(root) + list((root / "notebooks").glob("*.ipynb"))
+    files += list((root / "notebooks" / "assignments").glob("*.ipynb"))
     for path in (root / "book").rglob("*"):
         if path.is_file() and "__pycache__" not in path.parts and "_tools" not in path.parts:
             files.append(path)
@@ -58,9 +59,9 @@ def up_to_date(root: Path) -> bool:
 
 
 def chapters(root: Path) -> list[Path]:
-    """Notebooks of the book, in the order of `_toc.yml`."""
+    """The chapters, whose names begin with a number, in the order of `_toc.yml`; assignments are never executed."""
     names = re.findall(r"^\s*(?:- file|root): *(\S+)", (root / "_toc.yml").read_text(encoding="utf8"), re.M)
-    paths = [root / f"{name}.ipynb" for name in names if (root / f"{name}.ipynb").exists()]
+    paths = [root / f"{name}.ipynb" for name in names if re.match(r"notebooks/\d", name)]
     missing = [name for name in names if not list(root.glob(f"{name}.*"))]
     if missing:
         raise BuildError(

@@ -1,0 +1,62 @@
+"""``ictl grade``: a folder of submissions to marks, gradebook tables, feedback pages and a summary."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .config import require
+
+if TYPE_CHECKING:
+    from .marks_pages import Batch
+
+
+def grade(
+    submissions: Annotated[Path, typer.Argument(help="Folder: notebooks, folders or .zip, Moodle's or Canvas' too.")],
+    assignment: Annotated[str, typer.Option(help="a1 to a5.")] = "a1",
+    out: Annotated[Path, typer.Option(help="Folder of the marks.")] = Path("marks"),
+    solutions: Annotated[Path | None, typer.Option(help="Folder of the instructor notebooks; default: the checkout's."
+                                                   )] = None,
+    due: Annotated[str | None, typer.Option(help="2026-05-31 or 2026-05-31T23:59, local time; a day ends at 23:59."
+                                            )] = None,
+    late: Annotated[float, typer.Option(help="Percent of the marks lost for every day begun after it.")] = 0.0,
+    jobs: Annotated[int | None, typer.Option(help="Submissions at a time; default: one a core.")] = None,
+    seconds: Annotated[int, typer.Option(help="CPU seconds a submission may use; twice as many by the clock.")] = 60,
+    memory: Annotated[float, typer.Option(help="GiB a submission may use, beyond the libraries.")] = 2.0,
+) -> None:  # fmt: skip
+    """Mark a folder of submissions; stopped at any moment, the same command goes on."""
+    require(sys.platform != "win32", "ictl grade needs Linux or macOS; on Windows use WSL.")
+    from .grading_batch import grade as grade_folder
+    from .marks_report import Late
+    from .sandbox import Limits
+    from .submissions import moment
+
+    end_of_day = "T23:59:59" if due and len(due.strip()) == 10 else ""
+    when = Late(moment(due.strip() + end_of_day) if due else None, late)
+    batch = grade_folder(submissions, assignment, out, solutions=solutions, late=when, jobs=jobs,
+                         limits=Limits(seconds, memory))  # fmt: skip
+    tell(batch, out)
+    if batch.failed:
+        raise typer.Exit(1)
+
+
+def tell(batch: Batch, out: Path) -> None:
+    """What a lecturer wants to know at once; the rest is in ``summary.html``."""
+    from .marks_pages import WALLS
+
+    for name, held in batch.walls.items():
+        if not held:
+            typer.echo(WALLS[name][1], err=True)
+    for words in (*batch.failed, *batch.remarks):
+        typer.echo(words, err=True)
+    totals = sorted(row.final for row in batch.rows)
+    typer.echo(f"{len(totals)} submissions, median {totals[len(totals) // 2]:g} of {batch.rows[0].record.of:g} points: "
+               f"{out / 'summary.html'}, marks.csv, canvas.csv, moodle.csv, feedback")  # fmt: skip
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to ``ictl``."""
+    app.command()(grade)

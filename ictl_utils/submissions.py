@@ -1,0 +1,203 @@
+"""Notebooks in a folder of submissions: whose they are, when they came, and what could not be read.
+
+Known layouts: Moodle's and Canvas' downloads of all submissions, one folder a student, plain files, and
+archives (.zip) of any of these. Nothing is unpacked to disk, and links are not followed.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import re
+import stat
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path, PurePosixPath
+
+from .config import IctlError, require
+
+MAX_BYTES = 20 << 20  # of a notebook
+MAX_ENTRIES, MAX_UNPACKED = 20_000, 2 << 30  # of an archive
+IGNORED = {"__MACOSX", ".ipynb_checkpoints", ".DS_Store", "Thumbs.db", "submitted.csv"}
+MOODLE = re.compile(r"(?P<name>.+?)_(?P<id>\d+)_assignsubmission_\w+?_?")
+CANVAS = re.compile(r"(?P<who>[^_]+)_(?P<late>LATE_)?(?P<id>\d+)_(?P<number>\d+)_(?P<file>.+)")
+VERSION = re.compile(r"-(\d+)$")
+
+
+@dataclass(frozen=True)
+class Submission:
+    """One notebook of one student."""
+
+    student: str  # name as far as the layout tells it
+    id: str  # of the learning platform, else the name of the file or folder
+    file: str  # path within the folder of submissions
+    layout: str  # moodle, canvas, folder or file
+    content: bytes = b""
+    submitted: float = 0.0  # seconds since 1970
+    order: tuple = ()  # later ones are larger
+    timed: bool = False  # the time is from submitted.csv
+    late_mark: bool = False  # the platform's own mark
+    problem: str = ""  # why nothing of it can be read
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a folder holds: one submission a student, and remarks on everything else."""
+
+    submissions: list[Submission]
+    remarks: list[str]
+
+
+def find(folder: str | Path) -> Found:
+    """All submissions below ``folder``; the newest of each student, sorted by id.
+
+    Raises:
+        IctlError: there is no such folder, or nothing in it.
+    """
+    root, remarks = Path(folder), []
+    require(root.is_dir(), f"{root} is no folder; expected the folder of submissions.")
+    every = [one for path in _walk(root, remarks) for one in _file(root, path, remarks)]
+    require(bool(every), f"{root} holds no notebook (.ipynb, or .zip of them); expected one a student.")
+    times, chosen = _times(root, remarks), {}
+    for one in every:
+        at = times.get(one.id) or times.get(one.student)
+        one = replace(one, submitted=at, timed=True) if at else one
+        chosen.setdefault(one.id.casefold(), []).append(one)
+    for _, same in sorted(chosen.items()):
+        same.sort(key=lambda one: (one.order, one.submitted, one.file))
+        others = ", ".join(one.file for one in same[:-1])
+        if others:
+            remarks.append(f"{same[-1].id}: {len(same)} files; {same[-1].file} is the newest and is marked, "
+                           f"not {others}.")  # fmt: skip
+    return Found([same[-1] for _, same in sorted(chosen.items())], remarks)
+
+
+def _walk(root: Path, remarks: list[str], below: str = "") -> Iterator[Path]:
+    """Plain files below ``root``, sorted; links are told and not followed."""
+    with os.scandir(root / below) as entries:
+        for entry in sorted(entries, key=lambda e: e.name):
+            place = f"{below}{entry.name}"
+            if entry.name in IGNORED:
+                continue
+            if entry.is_symlink():
+                remarks.append(f"{place}: a link, not followed; ask for the file itself.")
+            elif entry.is_dir(follow_symlinks=False):
+                yield from _walk(root, remarks, f"{place}/")
+            elif entry.is_file(follow_symlinks=False):
+                yield Path(entry.path)
+            else:
+                remarks.append(f"{place}: no plain file, left alone.")
+
+
+def _file(root: Path, path: Path, remarks: list[str]) -> Iterator[Submission]:
+    """The submissions of one file: one of a notebook, any number of an archive."""
+    place = path.relative_to(root).as_posix()
+    if path.suffix.lower() == ".zip":
+        yield from _archive(path, place, remarks)
+    elif path.suffix.lower() != ".ipynb":
+        remarks.append(f"{place}: no notebook, not marked.")
+    else:
+        found = replace(whose(place), submitted=path.lstat().st_mtime)
+        yield _with_content(found, path.lstat().st_size, lambda: _read(path))
+
+
+def _archive(path: Path, place: str, remarks: list[str]) -> Iterator[Submission]:
+    """Notebooks in a .zip; a name inside that follows a platform's layout says whose it is, else the archive's."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+            if len(entries) > MAX_ENTRIES or sum(e.file_size for e in entries) > MAX_UNPACKED:
+                raise zipfile.BadZipFile(f"{len(entries)} entries are too many or too large")
+            for entry in sorted(entries, key=lambda e: e.filename):
+                if not IGNORED.isdisjoint(PurePosixPath(entry.filename).parts) or entry.is_dir():
+                    continue
+                if not entry.filename.lower().endswith(".ipynb") or stat.S_ISLNK(entry.external_attr >> 16):
+                    remarks.append(f"{place}: {entry.filename} in it is no notebook, not marked.")
+                    continue
+                yield _with_content(_entry(place, entry), entry.file_size, lambda e=entry: _unzip(archive, e))
+    except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError) as error:
+        yield replace(whose(place), submitted=path.lstat().st_mtime, problem=f"the archive cannot be read: {error}.")
+
+
+def _entry(place: str, entry: zipfile.ZipInfo) -> Submission:
+    """Whose a notebook in an archive is."""
+    inside = whose(entry.filename)
+    named = inside if inside.layout in ("moodle", "canvas") else whose(place)
+    if named.layout == "file" and inside.layout == "folder":
+        named = inside
+    try:
+        at = datetime(*entry.date_time).timestamp()
+    except ValueError:
+        at = 0.0
+    return replace(named, file=f"{place}!{entry.filename}", submitted=at)
+
+
+def whose(place: str) -> Submission:
+    """Student and id from a path: Moodle's folders, Canvas' file names, folders, or the file's own name."""
+    parts = PurePosixPath(place).parts
+    for part in parts[:-1]:
+        if found := MOODLE.fullmatch(part):
+            return Submission(found["name"], found["id"], place, "moodle")
+    stem = PurePosixPath(place).stem
+    if found := CANVAS.fullmatch(stem):
+        version = VERSION.search(stem)
+        order = (int(version[1]) if version else 0, int(found["number"]))
+        return Submission(found["who"], found["id"], place, "canvas", order=order, late_mark=bool(found["late"]))
+    if len(parts) > 1:
+        return Submission(parts[0], parts[0], place, "folder")
+    return Submission(stem, stem, place, "file")
+
+
+def _with_content(one: Submission, size: int, read) -> Submission:
+    """The submission with its bytes, or with the reason why they are not read."""
+    if size > MAX_BYTES:
+        return replace(one, problem=f"the file has {size / 2**20:.0f} MiB, more than {MAX_BYTES >> 20}; "
+                                    "ask for the notebook without its outputs.")  # fmt: skip
+    try:
+        return replace(one, content=read())
+    except (OSError, RuntimeError, EOFError, ValueError, NotImplementedError, zipfile.BadZipFile) as error:
+        return replace(one, problem=f"the file cannot be read: {type(error).__name__}.")
+    except Exception as error:  # a damaged stream raises the error of its decoder, zlib.error and others
+        return replace(one, problem=f"the file is damaged: {type(error).__name__}.")
+
+
+def _read(path: Path) -> bytes:
+    """At most a notebook's bytes; a link put there meanwhile is not followed."""
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+        return file.read(MAX_BYTES + 1)
+
+
+def _unzip(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
+    """At most a notebook's bytes, whatever the archive says about itself."""
+    with archive.open(entry) as file:
+        content = file.read(MAX_BYTES + 1)
+    require(len(content) <= MAX_BYTES, f"more than {MAX_BYTES >> 20} MiB")
+    return content
+
+
+def _times(root: Path, remarks: list[str]) -> dict[str, float]:
+    """Times of submission by id or name, from ``submitted.csv`` (columns id, time) if it is there."""
+    path, times = root / "submitted.csv", {}
+    if not path.is_file() or path.is_symlink():
+        return times
+    with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
+        for row in csv.DictReader(file):
+            try:
+                times[(row.get("id") or "").strip()] = moment(row.get("time") or "")
+            except IctlError as error:
+                remarks.append(f"submitted.csv: {error}")
+    return times
+
+
+def moment(text: str) -> float:
+    """Seconds since 1970 of a date or time in ISO form; one without a zone is local time.
+
+    Raises:
+        IctlError: it is none.
+    """
+    try:
+        return datetime.fromisoformat(text.strip()).timestamp()
+    except ValueError:
+        raise IctlError(f"{text!r} is no time; expected 2026-05-31 or 2026-05-31T23:59.") from None

@@ -1,0 +1,334 @@
+"""Checks of the assignments: answers as bytes, rules in words, typical mistakes, and what a student reads."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from coursework_fixture import cases, install
+
+from ictl_utils import coursework, grading
+from ictl_utils.answers import AnswerError, from_bytes, to_bytes
+from ictl_utils.answers_sealed import Sealed, opened, seal, sketched
+from ictl_utils.config import IctlError, ModelConfig
+from ictl_utils.grading import Case, Question, check, done, progress
+from ictl_utils.grading_cases import first_broken, run
+from ictl_utils.grading_rules import agrees, array, between, causal, finite, holds, keys, number, rows_sum_to_one, text
+from ictl_utils.grading_words import difference
+from ictl_utils.model import Transformer
+
+TREE = {
+    "numbers": [1, -2.5, float("inf"), np.float32(0.5), np.int64(7)], "text": "ä \u2028 <b>", "flags": (True, None),
+    (0, 1): torch.arange(6.0).reshape(2, 3), "np": np.eye(2, dtype=np.int32), "empty": torch.zeros(0, 3),
+    "half": torch.ones(2, dtype=torch.bfloat16), "c": torch.tensor([1 + 2j]), "scalar": torch.tensor(3), 5: {},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def assignment(tmp_path_factory):
+    """Assignment a8 of the fixture with its expected values, as if it came with the package."""
+    from assignment_data import pack
+
+    path = install("a8", tmp_path_factory.mktemp("root"))
+    content, wrong = pack(coursework.questions("a8"), coursework.solutions(path))
+    assert wrong == []
+    known, real = coursework.unpacked(content), coursework.expected
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(coursework, "expected", lambda name: known if name == "a8" else real(name))
+        yield known
+
+
+def right(q, k):
+    scores = q @ k.T / q.shape[-1] ** 0.5
+    return scores.masked_fill(torch.ones_like(scores).triu(1).bool(), -torch.inf).softmax(-1)
+
+
+def test_answers_come_back_as_they_were():
+    content = to_bytes(TREE)
+    back = from_bytes(content)
+    assert to_bytes(TREE) == to_bytes(back) == content
+    assert list(back) == list(TREE) and back["flags"] == (True, None) and back["text"] == TREE["text"]
+    assert torch.equal(back[(0, 1)], TREE[(0, 1)])
+    assert isinstance(back["np"], np.ndarray) and back["np"].dtype == "int32"
+    assert back["half"].dtype == torch.bfloat16 and back["c"].dtype == torch.complex64 and back["empty"].shape == (0, 3)
+    assert back["numbers"] == [1, -2.5, float("inf"), 0.5, 7] and back["scalar"].shape == ()
+    assert to_bytes(torch.ones(2, requires_grad=True)) == to_bytes(torch.ones(2))
+    back["np"][0] = 5  # copies, not views of the bytes
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ({"a": {1, 2}}, r"its part \['a'\] is of class set.*sorted list"),
+        (object(), "it is of class object; an answer is an array"),
+        (np.array(["x"]), "dtype <U1; expected numbers"),
+        (2**70, "more than 64 bits"),
+        ("x" * 300_000, "300000 characters"),
+        (list(range(30_000)), "more than 20000 parts"),
+        (torch.zeros(9_000_000), "34.3 MiB; at most 32 MiB"),
+    ],
+)
+def test_what_cannot_be_sent_is_named(answer, words):
+    with pytest.raises(AnswerError, match=words):
+        to_bytes(answer)
+
+
+def test_deep_answers_and_rings_are_refused():
+    ring: list = []
+    ring.append(ring)
+    with pytest.raises(AnswerError, match="nested deeper"):
+        to_bytes(ring)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"abc", b"\xff" * 99, to_bytes(TREE)[:200], to_bytes(1)[:-1] + b"}", bytes(9)]
+)
+def test_bytes_that_hold_no_answer_are_refused(content):
+    with pytest.raises(AnswerError, match="hold no answer"):
+        from_bytes(content)
+    with pytest.raises(AnswerError, match="no answer; expected at most"):
+        from_bytes(bytes(100), limit=50)
+
+
+def test_hostile_trees_are_refused():
+    from safetensors.numpy import save
+
+    for tree in ("[" * 5000 + "]" * 5000, "[" * 30 + "]" * 30, '{"a": "9"}', '{"d": [[[1], 2]]}', "7x", "{}"):
+        with pytest.raises(AnswerError):
+            from_bytes(save({}, {"tree": tree}))
+
+
+def test_sealed_answers_are_recognised_and_not_readable():
+    answer = {"bug": "The sign", "heads": [1, 2.5], "yes": True, "none": None, "table": torch.eye(2)}
+    packed = to_bytes(seal(answer, "a8.q2"))
+    assert b"sign" not in packed and b"Sign" not in packed
+    sealed = opened(from_bytes(packed), "a8.q2")
+    assert difference(answer, sealed) is None
+    assert difference({**answer, "bug": "the  SIGN ", "heads": (1.0, np.float64(2.50001))}, sealed) is None
+    assert difference({**answer, "heads": torch.tensor([1, 2.5])}, sealed) is None
+    for key, other in (("bug", "the size"), ("heads", [1, 2.6]), ("heads", [1]), ("yes", 1), ("none", 0), ("yes", "x")):
+        assert difference({**answer, key: other}, sealed) is not None, (key, other)
+    assert difference(3, sealed) and repr(sealed["bug"]) == "(not shown)" and isinstance(sealed["bug"], Sealed)
+    big = opened(seal(12345.0, "x"), "x")
+    assert big == 12345.5 and big != 12360
+    with pytest.raises(AnswerError, match="at most 256 numbers"):
+        seal(torch.zeros(300), "x")
+
+
+def test_large_arrays_are_recognised_by_sketches():
+    x = torch.randn(40, 50, generator=torch.Generator().manual_seed(0))
+    packed = {"a": [x, 3, "text"], "mask": x > 0, "nan": torch.full((100,), torch.nan)}
+    content = to_bytes(sketched(packed))
+    assert len(content) < 4000
+    known = opened(from_bytes(content), "q")
+    assert difference(packed, known) is None and difference({**packed, "a": [x + 1e-6, 3, "text"]}, known) is None
+    other = x.clone()
+    other[3, 4] += 0.5
+    for wrong in ([other, 3, "text"], [x.T, 3, "text"], [-x, 3, "text"], [None, 3, "text"], [x, 4, "text"]):
+        assert difference({**packed, "a": wrong}, known) is not None
+
+
+SQUARE = torch.tensor([[1.0, 0.0], [0.25, 0.75]])
+
+
+@pytest.mark.parametrize(
+    ("rule", "good", "bad", "words"),
+    [
+        (array((2, None), "float"), SQUARE, SQUARE[0], r"shape \(2,\); expected \(2, any\)"),
+        (array(lambda given: (given["n"],)), np.zeros(2), [0.0, 0.0], r"a list of length 2; expected a tensor"),
+        (array((2,), "int"), torch.tensor([1, 2]), torch.ones(2), "holds float numbers; expected int"),
+        (array((2,), "bool"), np.array([True, False]), np.ones(2, int), "holds int numbers; expected bool"),
+        (finite(), {"x": [1.0, SQUARE]}, {"x": [1.0, SQUARE / 0]}, r"4 of 4 numbers at \['x'\]\[1\] are inf or nan"),
+        (number(), np.float32(3), SQUARE, "a tensor of shape"),
+        (number(), torch.tensor(2.0), True, "yours is True"),
+        (text(3), "one two three", "one two", "has 2 words; expected at least 3"),
+        (text(), "x", 5, "yours is 5; expected text"),
+        (keys("a", "b"), {"b": 1, "a": 2}, {"a": 1, "c": 2}, "missing: 'b'; unknown: 'c'"),
+        (keys(["a"], of=str), {"a": "x"}, {"a": 3}, "the value of 'a' is 3"),
+        (keys("a"), {"a": 1}, [1], "a list of length 1; expected a dict"),
+        (rows_sum_to_one(), SQUARE, SQUARE.T, "row 0 sums to 1.25; expected 1"),
+        (rows_sum_to_one(), SQUARE, SQUARE * torch.nan, "row 0 sums to nan"),
+        (causal(), SQUARE[None], SQUARE.T[None], "position 0 attends to position 1, which comes later, with 0.25"),
+        (between(0, 1), [0.5, SQUARE], {"a": 1.5}, r"1.5 at \['a'\] is outside of 0 to 1"),
+        (holds("even", lambda given, x: x % 2 == 0), 4, 3, "it does not hold for yours"),
+        (holds("even", lambda given, x: None if x % 2 == 0 else f"{x} is odd."), 4, 3, "3 is odd"),
+        (agrees(), SQUARE, SQUARE + 0.1, "4 of 4 entries differ.\nyours\n"),
+    ],
+)  # fmt: skip
+def test_rules_say_what_is_broken(rule, good, bad, words):
+    expected = SQUARE if rule.tolerance else None
+    assert rule.broken({"n": 2}, good, expected) is None
+    found = rule.broken({"n": 2}, bad, expected)
+    assert found and re.search(words, found), found
+
+
+@pytest.mark.parametrize(
+    ("yours", "expected", "words"),
+    [
+        (1.00001, 1.0, None), (3, 3.0, None), (torch.tensor([2.0]), 2.0, None),
+        ([1, 2], torch.tensor([1.0, 2.0]), None),
+        ((1, "A b"), [1, "a  B"], None), (np.nan, float("nan"), None), (1000.05, 1000.0, None), (True, True, None),
+        (1.01, 1.0, "yours is 1.01; expected 1."), ([1], [1, 2], "has 1 entries; expected 2"),
+        ({"a": 1}, {"b": 1}, "has the keys 'a'; expected 'b'"), ({"a": [1, 3]}, {"a": [1, 2]}, r"at \['a'\]\[1\] is 3"),
+        ("x", "y", "is 'x'; expected 'y'"), ("x", 1.0, "is 'x'; expected 1"), (None, 1.0, "is None; expected 1"),
+        (torch.zeros(9, 9), torch.eye(9), r"9 of 81 entries differ, the first at \(0, 0\): yours is 0, expected 1"),
+        (torch.zeros(2), torch.zeros(3), r"has shape \(2,\); expected \(3,\)"),
+        (torch.tensor([1 + 1j]), torch.tensor([1 + 2j]), r"yours is 1\+1j; expected 1\+2j"),
+        ({"a": 1}, torch.zeros(2), "a dict of length 1; expected a tensor"),
+        (5, {"a": 1}, "yours is 5; expected a dict"),
+        (5, [1, 2], "yours is 5; expected a list"),
+    ],
+)  # fmt: skip
+def test_differences_in_words(yours, expected, words):
+    found = difference(yours, expected)
+    assert (found is None) == (words is None), found
+    assert words is None or re.search(words, found), found
+
+
+def test_a_right_answer(capsys):
+    result = check("a8.q1", right)
+    assert result and result.passed and result.broken == "" and done("a8.q1")
+    said = capsys.readouterr().out
+    assert said == result.message + "\n" and "all holds" in said and "rows sum to 1" in said
+    assert check("a8.q2", {"looks": 2, "moves": "the ov circuit"})
+
+
+def test_every_typical_mistake_gets_its_message(tmp_path, assignment):
+    solved = coursework.solutions(install("a8", tmp_path))
+    for name, solution in solved.items():
+        assert len(solution.mistakes) == 4
+        for mistake in solution.mistakes:
+            result = check(name, mistake() if name == "a8.q2" else mistake)
+            assert not result and result.broken == mistake.__name__
+            assert mistake.__doc__ in result.message and "a typical mistake" in result.message
+
+
+def changes_its_input(q, k):
+    q *= 1
+    q += 1
+    return right(q, k)
+
+
+def fails(q, k):
+    wide = q @ k.T
+    return wide @ q.T @ q.T
+
+
+def leaves(q, k):
+    sys.exit(3)
+
+
+def tells_nothing(q, k):
+    right(q, k)
+
+
+@pytest.mark.parametrize(
+    ("answer", "broken", "words"),
+    [
+        (changes_its_input, "inputs stay as they are", "your code alters q"),
+        (fails, "an error", "in line {line} of `fails`: return wide @ q.T @ q.T"),
+        (leaves, "an error", "SystemExit: 3"),
+        (tells_nothing, "an answer comes back", "returns None"),
+        (lambda q: q, "an error", "unexpected keyword argument 'k'"),
+        (lambda q, k: {1}, "an answer is plain data", "class set"),
+        (lambda q, k: right(q, k)[:, :1], "shape", 'case "five tokens"'),
+        (lambda q, k: right(q, k) * torch.nan, "all numbers are finite", "25 of 25 numbers"),
+        (lambda q, k: right(q, k) / 2, "rows sum to 1", "sums to 0.5"),
+        (lambda q, k: right(k, q), "agrees with a worked case", "Hint: Divide by what?"),
+        (lambda q, k: [], "shape", "a list of length 0"),
+        (torch.ones(2, 2), "function or value", "Hand over the function without calling it"),
+    ],
+)
+def test_wrong_answers_are_told_and_never_raise(answer, broken, words, capsys):
+    result = check("a8.q1", answer)
+    said = capsys.readouterr().out
+    line = fails.__code__.co_firstlineno + 2
+    assert not result and result.broken == broken and words.format(line=line) in said
+    assert said.startswith("a8.q1: ") and said.count("\n") <= 17
+    assert grading.RESULTS["a8.q1"] is result and "Traceback" not in said
+
+
+def test_what_is_not_done_is_no_mistake(capsys):
+    def stub(q, k):
+        raise NotImplementedError("a8.q1: attention_pattern is still to be written.")
+
+    def leans_on_another(q, k):
+        raise NotImplementedError("a8.q7: other is still to be written.")
+
+    for name, answer in (("a8.q1", stub), ("a8.q2", None)):
+        assert check(name, answer).message == f"{name}: not done yet."
+    said = check("a8.q1", leans_on_another).message
+    assert said == "a8.q1: not done yet. It uses a8.q7: other is still to be written."
+    assert not check("a8.q2", lambda: 3) and "this is a function" in capsys.readouterr().out
+
+
+def test_expected_values_of_value_questions_are_never_shown(capsys):
+    for answer in (3, "x", {"moves": "x", "looks": 2}, {"moves": [1], "looks": torch.ones(2)}):
+        assert not check("a8.q2", answer)
+    assert "OV" not in capsys.readouterr().out
+
+
+def test_random_numbers_are_seeded_and_the_students_own_stay():
+    question = Question("a8.q9", "", "f", 1, 1, 1, cases, ())
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    drawn = [run(question, lambda **given: (torch.rand(2), np.random.rand(2)), Case({})) for _ in range(2)]
+    assert difference(drawn[0].value, drawn[1].value) is None and torch.equal(torch.get_rng_state(), before)
+
+
+def test_models_as_inputs_are_copied_and_compared():
+    model = Transformer(ModelConfig(n_layers=1, d_model=8, n_heads=2, n_ctx=8, d_vocab=8)).requires_grad_(False)
+    question = Question("a8.q9", "", "f", 1, 1, 1, cases, ())
+    assert run(question, lambda model: 1.0, Case({"model": model})).changed == ()
+    assert run(question, lambda model: model.W_E.zero_().sum(), Case({"model": model})).changed == ("model",)
+    assert model.W_E.abs().sum() > 0
+
+
+def test_a_rule_that_cannot_be_worked_out_is_broken():
+    question = Question("a8.q9", "", "f", 1, 1, 1, cases, (rows_sum_to_one(),))
+    finding = first_broken(question, [Case({})], [run(question, lambda: "text", Case({}))], [None])
+    assert finding.rule == "rows sum to 1" and "cannot be worked out for yours" in finding.words
+
+
+def test_progress_shows_the_state_of_every_question():
+    grading.RESULTS.clear()
+    check("a8.q1", right), check("a8.q2", None)
+    table = progress("a8")
+    assert [row[-1] for row in table.rows()] == ["done", "not tried"] and "12 of 20 points" in repr(table)
+    check("a8.q2", {"moves": "<b>", "looks": 2})
+    assert table.rows()[1][-1] == "agrees with a worked case" and "★★☆" in table._repr_html_()
+    check("a8.q2", {"moves": "none", "looks": 2})
+    assert table.rows()[1][-1] == "nobody" and table._repr_html_().count("<tr>") == 3
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(IctlError, match=r"no question 'a8.q7'; a8 has a8.q1, a8.q2"):
+        check("a8.q7", right)
+    for name in ("a77.q1", "../x.q1", "", "rules.q1"):
+        with pytest.raises(IctlError, match=r"there is no (assignment|question)"):
+            check(name, right)
+    with pytest.raises(IctlError, match="no assignment 'zoo'"):
+        progress("zoo")
+
+
+def test_under_nbgrader_a_broken_rule_is_an_assertion(monkeypatch):
+    monkeypatch.setenv("NBGRADER_EXECUTION", "autograde")
+    assert check("a8.q1", right)
+    with pytest.raises(AssertionError, match="your code alters q"):
+        check("a8.q1", changes_its_input)
+    with pytest.raises(AssertionError, match="not done yet"):
+        check("a8.q2", None)
+
+
+def test_notebooks_show_the_message_once():
+    assert check("a8.q1", right)._ipython_display_() is None
+
+
+def test_checks_need_no_plotting():
+    code = "import sys, ictl_utils.grading, ictl_utils.coursework; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert {"matplotlib", "circuitsvis", "IPython", "pandas", "sklearn"}.isdisjoint(loaded)

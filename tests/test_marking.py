@@ -1,0 +1,273 @@
+"""Marks of good, bad and hostile submissions: right marks or a clear report, never a forged point."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import socket
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import marking_fixture as made
+import pytest
+from typer.testing import CliRunner
+
+from ictl_utils.cli import app
+from ictl_utils.config import IctlError
+from ictl_utils.grading_batch import grade
+from ictl_utils.marking import find_key, half_points
+from ictl_utils.marks_report import Late
+from ictl_utils.sandbox import Limits
+from ictl_utils.submissions import Submission
+
+LIMITS = Limits(15, 1.0)
+
+
+class Graded:
+    """The hostile batch, marked once for all tests of this file."""
+
+    def __init__(self, root: Path) -> None:
+        self.key, self.folder, self.out = made.write_key(root / "key"), root / "in", root / "out"
+        self.folder.mkdir()
+        self.canary = root / "precious" / "file.txt"
+        self.canary.parent.mkdir()
+        self.canary.write_text("still here")
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            for name, content in made.hostile(self.key, self.canary, server.getsockname()[1]).items():
+                (self.folder / name).write_bytes(content)
+            made.huge(self.folder / "huge.ipynb")
+            (self.folder / "link.ipynb").symlink_to(self.folder / "correct.ipynb")
+            self.batch = self.grade()
+            server.settimeout(0.2)
+            try:
+                server.accept()
+                self.called = True
+            except TimeoutError:
+                self.called = False
+        self.rows = {row.record.id: row.record for row in self.batch.rows}
+
+    def grade(self, **options):
+        """Mark the folder, again."""
+        return grade(self.folder, "t1", self.out, solutions=self.key, limits=LIMITS, jobs=2, **options)
+
+    def points(self, name: str) -> list[float]:
+        """Points by question."""
+        return [m.points for m in self.rows[name].questions]
+
+    def told(self, name: str, question: int) -> str:
+        """What the student is told."""
+        m = self.rows[name].questions[question - 1]
+        return f"{m.rule}: {m.message}"
+
+
+@pytest.fixture(scope="module")
+def graded(tmp_path_factory) -> Graded:
+    return Graded(tmp_path_factory.mktemp("marking"))
+
+
+@pytest.mark.parametrize(
+    ("name", "points"),
+    {
+        "correct": [4, 6, 4, 6], "renamed": [4, 6, 4, 6], "reordered": [4, 6, 4, 6], "wrong": [0, 0, 0, 0],
+        "partly": [4, 4, 0, 6], "leaves": [4, 0, 4, 6], "bombs": [0, 0, 4, 0], "sleeps": [0, 6, 4, 6],
+        "exits": [0, 0, 4, 6], "loud": [4, 6, 4, 0], "intruder": [0, 0, 4, 0], "forger": [0, 0, 0, 0],
+        "planter": [4, 0, 0, 0], "latin": [0, 0, 0, 0], "truncated": [0, 0, 0, 0], "listing": [0, 0, 0, 0],
+        "huge": [0, 0, 0, 0],
+    }.items(),
+)  # fmt: skip
+def test_marks(graded: Graded, name: str, points: list[float]) -> None:
+    assert graded.points(name) == points, [graded.told(name, i) for i in (1, 2, 3, 4)]
+
+
+@pytest.mark.parametrize(
+    ("name", "question", "words"),
+    [
+        ("wrong", 1, "squared: You multiply x by itself"), ("wrong", 2, "wrong_axis: You normalise over the other"),
+        ("wrong", 3, "agrees with a worked case: yours at ['head'] is 7, and that is not it."),
+        ("wrong", 4, "not done yet"), ("partly", 3, "not found: no answer found: neither `heads`"),
+        ("partly", 2, "rows sum to 1"), ("leaves", 2, "cell 5 cannot be read: IndentationError"),
+        ("bombs", 1, "did not come to an end in time"), ("bombs", 2, "MemoryError"), ("bombs", 4, "PermissionError"),
+        ("sleeps", 1, "did not come to an end in time"), ("exits", 1, "ended the whole process (exit code 0)"),
+        ("exits", 2, "SystemExit"), ("loud", 4, "PermissionError"), ("intruder", 1, "PermissionError"),
+        ("intruder", 2, "PermissionError"), ("intruder", 4, "PermissionError"), ("planter", 2, "did not finish"),
+        ("planter", 3, "nothing came back"), ("forger", 1, "agrees with a worked case"), ("forger", 4, "class Same"),
+    ],
+)  # fmt: skip
+def test_students_are_told(graded: Graded, name: str, question: int, words: str) -> None:
+    assert words in graded.told(name, question)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("latin", "not in UTF-8"), ("truncated", "JSON breaks off"), ("listing", "no notebook"), ("huge", "50 MiB")],
+)
+def test_files_that_cannot_be_read_are_reported(graded: Graded, name: str, words: str) -> None:
+    assert words in graded.rows[name].problem
+    assert words in (graded.out / "feedback" / f"{name}.html").read_text()
+    assert any(words in line for line in (graded.out / "marks.csv").read_text().splitlines() if name in line)
+
+
+def test_ways_of_finding_are_reported(graded: Graded) -> None:
+    ways = {name: [m.way for m in graded.rows[name].questions] for name in ("correct", "renamed", "reordered")}
+    assert ways["correct"] == ["function name"] * 4
+    assert ways["renamed"] == ["cell marker", *["function name"] * 3]
+    assert ways["reordered"] == ["function name", "metadata", *["function name"] * 2]
+
+
+def test_nothing_outside_is_touched(graded: Graded) -> None:
+    assert graded.canary.read_text() == "still here"
+    assert not graded.called
+    assert graded.batch.walls == {"files": True, "network": True, "processes": True, "memory": True}
+    assert graded.batch.failed == []
+    assert any("link.ipynb: a link, not followed" in words for words in graded.batch.remarks)
+
+
+def test_words_of_a_submission_are_escaped(graded: Graded) -> None:
+    page = (graded.out / "feedback" / "planter.html").read_text()
+    assert "<b>20 points" not in page
+    assert "root:" not in page
+
+
+def test_a_second_run_writes_the_same_bytes(graded: Graded, monkeypatch) -> None:
+    monkeypatch.setattr("ictl_utils.grading_batch.execute", None)  # nothing is run again
+    before = {path: path.read_bytes() for path in graded.out.rglob("*") if path.is_file()}
+    graded.grade()
+    after = {path: path.read_bytes() for path in graded.out.rglob("*") if path.is_file()}
+    assert before == after
+
+
+def test_summary_and_tables(graded: Graded) -> None:
+    page = (graded.out / "summary.html").read_text()
+    assert "hints, not findings" in page and "data:image/png" in page and "broken most often" in page
+    canvas = list(csv.reader((graded.out / "canvas.csv").read_text().splitlines()))
+    assert canvas[0] == ["Student", "ID", "SIS User ID", "SIS Login ID", "Section", "t1"]
+    moodle = list(csv.reader((graded.out / "moodle.csv").read_text(encoding="utf-8-sig").splitlines()))
+    assert moodle[0] == ["Identifier", "Full name", "Email address", "Grade", "Feedback comments"]
+    assert len(canvas) == len(moodle) + 1 == len(graded.rows) + 2
+
+
+def test_the_command(graded: Graded, tmp_path: Path) -> None:
+    options = ["--assignment", "t1", "--out", str(graded.out), "--solutions", str(graded.key), "--due", "2001-01-01",
+               "--late", "0.001", "--seconds", "15", "--memory", "1"]  # fmt: skip
+    done = CliRunner().invoke(app, ["grade", str(graded.folder), *options])
+    assert done.exit_code == 0, done.output
+    assert f"{len(graded.rows)} submissions, median" in done.output
+    assert "days of delay" in (graded.out / "feedback" / "correct.html").read_text()
+
+
+def test_hints_at_similar_answers_are_hints(tmp_path: Path) -> None:
+    from ictl_utils.similarity import hints
+
+    more = "    for a, b in zip(x, x):\n        print(a.mean() + b.mean(), a - b)"
+    loop = more + "\n    for row in x:\n        total = total + row.sum() * len(row)"
+    long = f"def f(x):\n    total = 0\n{loop}\n    return total / 7"
+    renamed = long.replace("total", "acc").replace("row", "line")
+    other = "def f(x):\n    import math\n    return math.fsum(a for b in x for a in b) / math.tau if x else None"
+    found = hints({"ada": {"q": long}, "bob": {"q": renamed}, "eve": {"q": other}})
+    assert [(h.a, h.b) for h in found] == [("ada", "bob")]
+    assert hints({"ada": {"q": long}, "bob": {"q": renamed}}, {"q": long}) == []  # as shipped
+
+
+def test_half_points() -> None:
+    assert [half_points(x) for x in (0, 0.24, 0.25, 2.67, 2.75, 6)] == [0, 0, 0.5, 2.5, 3, 6]
+
+
+def test_late_days_cost_percent() -> None:
+    late = Late(1000.0, 10)
+    one = Submission("Ada", "1", "ada.ipynb", "file")
+
+    def days(at: float, **facts) -> int:
+        return late.days(replace(one, submitted=at, **facts))
+
+    assert [days(t) for t in (1000, 1001, 1000 + 86400, 1001 + 86400)] == [0, 1, 1, 2]
+    assert [late.mark(20, n) for n in (0, 1, 20)] == [20, 18, 0]
+    assert days(9999, layout="canvas") == 0  # Canvas says itself who is late; its files carry the time of the download
+    assert days(0, layout="canvas", late_mark=True) == 1
+    assert days(9999, layout="canvas", timed=True) == 1
+    with pytest.raises(IctlError, match="late=120"):
+        Late(0, 120)
+
+
+def test_a_wrong_key_is_said_before_anything_runs(tmp_path: Path) -> None:
+    key = made.write_key(tmp_path / "key")
+    path = key / "t1_small.ipynb"
+    path.write_text(path.read_text().replace("return 2 * x", "return 2 * x / 0"))
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "ada.ipynb").write_bytes(made.submission())
+    with pytest.raises(IctlError, match=r"own answer to t1.q1 breaks a rule on a hidden case"):
+        grade(tmp_path / "in", "t1", tmp_path / "out", solutions=key)
+    with pytest.raises(IctlError, match="expected the one with the solutions"):
+        find_key("t1", tmp_path)
+    with pytest.raises(IctlError, match="lies within"):
+        grade(tmp_path / "in", "t1", tmp_path / "in" / "out", solutions=key)
+
+
+def test_a_formula_for_a_name_is_text(tmp_path: Path) -> None:
+    from ictl_utils.marks_report import safe
+
+    assert [safe(x) for x in ("=1+1", "+1", "-1", "@x", "Ada", " =x")] == ["'=1+1", "'+1", "'-1", "'@x", "Ada", "'=x"]
+
+
+def test_a_broken_machine_is_no_mark(tmp_path: Path, monkeypatch) -> None:
+    from ictl_utils.sandbox import Ran
+
+    key = made.write_key(tmp_path / "key")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "ada.ipynb").write_bytes(made.submission())
+    monkeypatch.setattr("ictl_utils.grading_batch.execute", lambda *_: Ran(broken="no Python"))
+    batch = grade(tmp_path / "in", "t1", tmp_path / "out", solutions=key)
+    assert batch.failed == ["ada.ipynb: no Python"]
+    assert not list((tmp_path / "out").glob("records/*"))
+    monkeypatch.setattr("ictl_utils.grading_batch.execute", lambda *_: 1 / 0)
+    assert "ZeroDivisionError" in grade(tmp_path / "in", "t1", tmp_path / "out", solutions=key).failed[0]
+
+
+REAL = sorted((Path(__file__).parents[1] / "notebooks" / "assignments" / "instructor").glob("a*_*.ipynb"))
+
+
+def edition(path: Path, solved: bool) -> bytes:
+    """A student's notebook from the instructor's: with all solutions, or with none."""
+    book = json.loads(path.read_text())
+    gone = {"mistakes", "rubric", "expected"}
+    book["cells"] = [c for c in book["cells"] if gone.isdisjoint(c["metadata"].get("tags", []))]
+    student = path.parents[1] / path.name
+    return json.dumps(book).encode() if solved else student.read_bytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", REAL, ids=lambda path: path.stem[:2])
+def test_solutions_have_all_points_and_stubs_none(path: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("ada", "stub"):
+        (tmp_path / "in" / f"{name}.ipynb").write_bytes(edition(path, name == "ada"))
+    batch = grade(tmp_path / "in", path.stem[:2], tmp_path / "out", late=Late())
+    full, none = (row.record for row in batch.rows)
+    assert [(m.question, m.points) for m in full.questions] == [(m.question, m.of) for m in full.questions], full
+    assert {m.rule for m in none.questions} == {"not done yet"}
+    assert none.total == 0 and batch.failed == []
+
+
+@pytest.mark.slow
+def test_a_hundred_submissions_in_ten_minutes(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for i in range(100):
+        (tmp_path / "in" / f"student{i}.ipynb").write_bytes(edition(REAL[0], True) + b" " * i)
+    start = time.monotonic()
+    batch = grade(tmp_path / "in", "a1", tmp_path / "out", jobs=2)
+    assert time.monotonic() - start < 600
+    assert {row.final for row in batch.rows} == {20.0}
+
+
+@pytest.mark.slow
+def test_a_loop_that_swallows_everything_ends_by_the_clock(tmp_path: Path) -> None:
+    key = made.write_key(tmp_path / "key")
+    (tmp_path / "in").mkdir()
+    body = "while True:\n    try:\n        time.sleep(1)\n    except BaseException:\n        pass"
+    (tmp_path / "in" / "ada.ipynb").write_bytes(made.submission({"q1": made.answer("q1", body)}))
+    batch = grade(tmp_path / "in", "t1", tmp_path / "out", solutions=key, limits=Limits(8))
+    assert [m.points for m in batch.rows[0].record.questions][0] == 0
+    assert "time was up" in batch.rows[0].record.questions[0].message
+    assert json.loads((tmp_path / "out" / "records" / "ada.json").read_text())["id"] == "ada"
+    assert os.listdir(tmp_path / "in") == ["ada.ipynb"]

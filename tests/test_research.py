@@ -1,0 +1,138 @@
+"""The research project's tools: what a choice, a prediction and evidence must be, and a whole small project."""
+
+import copy
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pytest
+
+from ictl_utils import coursework, research
+from ictl_utils import research_report as report
+from ictl_utils.config import IctlError, digest
+from ictl_utils.research import ARMS, choice_fault, planned, prediction_fault, seal
+
+NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "assignments" / "instructor" / "a5_research_project.ipynb"
+SIZE = {"corpus": "bursty", "d_vocab": 256, "n_layers": 1, "d_model": 16, "n_heads": 2, "tokens": 8192, "snapshots": 2}
+CHOICE = {"claim": "B06", "preset": "smoke", "baseline": {**SIZE, "smear": "key"},
+          "variant": {**SIZE, "smear": "value"}, "why": "It tells keys from any mixing."}  # fmt: skip
+PREDICTION = {"measure": "icl_nats", "direction": "higher", "holds_beyond": 0.5, "fails_below": 0.1,
+              "because": "One layer needs keys.", "against": "No difference."}  # fmt: skip
+
+
+def with_(arm: str, **fields) -> dict:
+    """The choice with other fields in one arm."""
+    return {**CHOICE, arm: {**CHOICE[arm], **fields}}
+
+
+@pytest.mark.parametrize("choice, words", [
+    ({**CHOICE, "claim": "Z99"}, "A01 to G12"),
+    ({**CHOICE, "preset": "tiny"}, "smoke, laptop, gpu"),
+    (with_("variant", smear="keys"), "none, key, query, value"),
+    (with_("variant", colour="red"), "'colour' is no field"),
+    (with_("variant", n_layers="two"), "variant"),
+    ({**CHOICE, "variant": 3}, "variant"),
+    (with_("variant", smear="key"), "0 fields differ"),
+    (with_("variant", positions="rotary"), "2 fields differ between the arms: positions, smear"),
+    ({**CHOICE, "variant": {**CHOICE["baseline"], "tokens": 4096}}, "the ruler"),
+])  # fmt: skip
+def test_a_choice_is_one_legal_change(choice: dict, words: str) -> None:
+    assert words in choice_fault(choice)
+    with pytest.raises(IctlError, match="nothing was trained"):
+        research.collect(choice, PREDICTION)
+
+
+def test_the_sound_ones_pass() -> None:
+    assert choice_fault(CHOICE) is None and prediction_fault(PREDICTION) is None
+    assert research.changed(CHOICE) == ["smear"]
+
+
+@pytest.mark.parametrize("change, words", [
+    ({"measure": "accuracy"}, "prefix_matching"), ({"direction": "up"}, "'higher' nor 'lower'"),
+    ({"holds_beyond": "0.5"}, "must both be numbers"), ({"fails_below": float("nan")}, "must both be numbers"),
+    ({"holds_beyond": True}, "must both be numbers"), ({"fails_below": 0.5}, "0 <= fails_below < holds_beyond"),
+    ({"fails_below": -0.1}, "0 <= fails_below"), ({"measure": "copying", "holds_beyond": 2.5}, "at most 2"),
+])  # fmt: skip
+def test_a_prediction_can_lose(change: dict, words: str) -> None:
+    assert words in prediction_fault({**PREDICTION, **change})
+
+
+def test_a_seal_breaks_with_any_word_and_not_with_the_order_of_keys() -> None:
+    sealed = seal(CHOICE, PREDICTION)
+    assert sealed == seal(dict(reversed(CHOICE.items())), dict(reversed(PREDICTION.items())))
+    assert sealed != seal(CHOICE, {**PREDICTION, "because": "One layer needs keys!"})
+    assert sealed != seal({**CHOICE, "why": ""}, PREDICTION)
+    assert digest(CHOICE, PREDICTION).startswith(sealed)
+
+
+def test_seeds_vary_what_the_choice_does_not() -> None:
+    drawn = planned(CHOICE, (0, 3))
+    assert [cfg.init_seed for _, cfg in drawn.values()] == [0, 0, 3, 3]
+    lucky = {**CHOICE, "variant": {**CHOICE["baseline"], "init_seed": 1}}
+    runs = planned(lucky, (0, 3))
+    assert [(cfg.init_seed, cfg.data_seed) for _, cfg in runs.values()] == [(0, 0), (1, 0), (0, 3), (1, 3)]
+
+
+@pytest.fixture(scope="module")
+def evidence(tmp_path_factory) -> dict:
+    return research.collect(CHOICE, PREDICTION, seeds=(0, 1), out=tmp_path_factory.mktemp("runs"), jobs=1)
+
+
+def test_collected_evidence_is_sound(evidence: dict) -> None:
+    faults = (research.rows_fault, research.arms_fault, research.runs_fault)
+    assert [fault(evidence) for fault in faults] == [None] * 3
+    assert len(evidence["rows"]) == 8 and set(research.values(evidence, "variant")) == {0, 1}
+    names: dict = {}
+    exec(research.as_cell(evidence), names)
+    assert names["evidence"] == evidence
+    with pytest.raises(IctlError, match="at least two"):
+        research.collect(CHOICE, PREDICTION, seeds=(0, 0))
+
+
+@pytest.mark.parametrize("fault, change, words", [
+    (research.rows_fault, lambda rows: rows[0].pop("seed"), "row 0"),
+    (research.rows_fault, lambda rows: rows.append(dict(rows[0])), "comes twice"),
+    (research.rows_fault, lambda rows: rows[-1].update(value=-1.0), "cannot be"),
+    (research.rows_fault, lambda rows: rows[-1].update(value="2.1"), "cannot be"),
+    (research.arms_fault, lambda rows: rows.pop(0), "expected the same"),
+    (research.arms_fault, lambda rows: rows.clear(), "0 seeds"),
+    (research.runs_fault, lambda rows: rows[0].update(seed=5), "your choice gives"),
+    (research.runs_fault, lambda rows: rows[0].update(tokens=1024), "your choice trains 8192"),
+])  # fmt: skip
+def test_evidence_that_does_not_fit_is_named(evidence: dict, fault, change, words: str) -> None:
+    broken = copy.deepcopy(evidence)
+    change(broken["rows"])
+    assert words in fault(broken)
+
+
+def test_the_same_arm_twice_is_noticed(evidence: dict) -> None:
+    broken = copy.deepcopy(evidence)
+    for row in broken["rows"]:
+        row["value"] = float(row["seed"])
+    assert "exactly the same values" in research.arms_fault(broken)
+
+
+def test_a_figure_is_described(evidence: dict) -> None:
+    figure, axes = plt.subplots()
+    for i, arm in enumerate(ARMS):
+        axes.scatter([i, i], list(research.values(evidence, arm).values()), label=arm)
+    axes.set(title="Both arms are as good as untrained", xlabel="arm", ylabel="ICL score, nats")
+    axes.legend()
+    found = report.describe(figure, evidence)
+    plt.close(figure)
+    faults = (report.labels_fault, report.unit_fault, report.names_fault, report.points_fault, report.title_fault)
+    assert [fault(found) for fault in faults] == [None] * 5
+    assert "no text: xlabel" in report.labels_fault({**found, "xlabel": " "})
+    assert "unit: nats" in report.unit_fault({**found, "ylabel": "score"})
+    assert "variant" in report.names_fault({**found, "names": ["baseline"]})
+    assert "4 of 4" in report.points_fault({**found, "points": []})
+    assert report.title_fault({**found, "title": "ICL score"})
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not NOTEBOOK.exists(), reason="this copy has no instructor notebooks")
+def test_the_solutions_evidence_can_be_measured_again(tmp_path) -> None:
+    kept = coursework.solutions(NOTEBOOK)["a5.q5"].answer
+    again = research.collect(kept["choice"], kept["prediction"], out=tmp_path)
+    assert again["seal"] == kept["seal"]
+    for old, new in zip(kept["rows"], again["rows"], strict=True):
+        assert {**new, "value": 0} == {**old, "value": 0} and abs(new["value"] - old["value"]) < 0.3, (old, new)

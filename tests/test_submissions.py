@@ -1,0 +1,153 @@
+"""Submissions found in folders of learning platforms, and answers found in notebooks."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from pathlib import Path
+
+import marking_fixture as made
+import pytest
+
+from ictl_utils.config import IctlError
+from ictl_utils.extraction import locate, prepared, python_of, read_cells, worth_running
+from ictl_utils.marking import find_key
+from ictl_utils.submissions import find, moment, whose
+
+
+@pytest.mark.parametrize(
+    ("place", "student", "name", "layout"),
+    [
+        ("Ada Lovelace_12345_assignsubmission_file_/a1.ipynb", "Ada Lovelace", "12345", "moodle"),
+        ("Ada Lovelace_12345_assignsubmission_file/deep/a1.ipynb", "Ada Lovelace", "12345", "moodle"),
+        ("down/Ana_Maria de Souza_7_assignsubmission_file_/x.ipynb", "Ana_Maria de Souza", "7", "moodle"),
+        ("lovelaceada_12345_67890_a1_attention.ipynb", "lovelaceada", "12345", "canvas"),
+        ("lovelaceada_LATE_12345_67890_a1-2.ipynb", "lovelaceada", "12345", "canvas"),
+        ("ada/a1/a1.ipynb", "ada", "ada", "folder"),
+        ("Copy of a1_attention_heads.ipynb", "Copy of a1_attention_heads", "Copy of a1_attention_heads", "file"),
+    ],
+)
+def test_layouts(place: str, student: str, name: str, layout: str) -> None:
+    found = whose(place)
+    assert (found.student, found.id, found.layout) == (student, name, layout)
+    assert found.late_mark == ("LATE" in place)
+
+
+def test_the_newest_file_of_a_student_is_marked(tmp_path: Path) -> None:
+    for name in ("x_1_50_a1.ipynb", "x_1_60_a1-1.ipynb", "x_1_40_a1-2.ipynb", "y_2_5_a1.ipynb"):
+        (tmp_path / name).write_bytes(name.encode())
+    folder = tmp_path / "Ada L_9_assignsubmission_file_"
+    folder.mkdir()
+    for name, at in (("old.ipynb", 1000), ("new.ipynb", 2000)):
+        (folder / name).write_bytes(name.encode())
+        os.utime(folder / name, (at, at))
+    found = find(tmp_path)
+    assert {one.id: one.content for one in found.submissions} == {
+        "1": b"x_1_40_a1-2.ipynb", "2": b"y_2_5_a1.ipynb", "9": b"new.ipynb",
+    }  # fmt: skip
+    assert len(found.remarks) == 2
+    assert found.remarks[0].startswith("1: 3 files; x_1_40_a1-2.ipynb is the newest and is marked, not ")
+
+
+def test_archives_links_and_other_files(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        archive.writestr("Ada L_9_assignsubmission_file_/a.ipynb", b"ada")
+        archive.writestr("x_1_50_a1.ipynb", b"x")
+        archive.writestr("__MACOSX/._x.ipynb", b"")
+        archive.writestr("notes.txt", b"")
+        archive.writestr("../../out.ipynb", b"below")
+        archive.writestr("bob/large.ipynb", b"0" * (21 << 20), zipfile.ZIP_DEFLATED)
+    (tmp_path / "broken.zip").write_bytes(b"PK no archive")
+    (tmp_path / "essay.pdf").write_bytes(b"")
+    (tmp_path / "eve.ipynb").symlink_to("/etc/passwd")
+    (tmp_path / "loop").symlink_to(tmp_path)
+    os.mkfifo(tmp_path / "pipe.ipynb")
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    (tmp_path / ".ipynb_checkpoints" / "z.ipynb").write_bytes(b"")
+    found = find(tmp_path)
+    by_id = {one.id: one for one in found.submissions}
+    assert by_id["9"].content == b"ada" and by_id["1"].content == b"x"
+    assert "more than 20" in by_id["bob"].problem and not by_id["bob"].content
+    assert "archive cannot be read" in by_id["broken"].problem
+    assert "eve" not in by_id and "z" not in by_id and "pipe" not in by_id
+    told = "\n".join(found.remarks)
+    for words in ("eve.ipynb: a link", "loop: a link", "essay.pdf: no notebook", "notes.txt", "pipe.ipynb: no plain"):
+        assert words in told
+    assert not (tmp_path.parents[1] / "out.ipynb").exists()
+
+
+def test_times_of_submission(tmp_path: Path) -> None:
+    for name in ("ada", "bob"):
+        (tmp_path / f"{name}.ipynb").write_bytes(b"")
+        os.utime(tmp_path / f"{name}.ipynb", (500, 500))
+    (tmp_path / "submitted.csv").write_text("id,time\nada,2026-05-31T10:00:00+00:00\nbob,yesterday\n")
+    found = find(tmp_path)
+    assert [one.submitted for one in found.submissions] == [moment("2026-05-31T10:00+00:00"), 500]
+    assert found.remarks == ["submitted.csv: 'yesterday' is no time; expected 2026-05-31 or 2026-05-31T23:59."]
+
+
+def test_folders_without_submissions_are_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(IctlError, match="holds no notebook"):
+        find(tmp_path)
+    with pytest.raises(IctlError, match="is no folder"):
+        find(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("%matplotlib inline\nx = 1", "pass\nx = 1"), ("!ls\nx = 1", "pass\nx = 1"),
+        ("files = !ls\nx = 1", "pass\nx = 1"), ("if x:\n    %pip install y\nz = 1", "if x:\n    pass\nz = 1"),
+        ("%%bash\nls", ""), ("%%time\nx = 1", "pass\nx = 1"), ("torch.ones?\nx = 1", "pass\nx = 1"),
+        ("x = (7\n% 4)", "x = (7\n% 4)"), ("def f(:\n", "def f(:\n"),
+    ],
+)  # fmt: skip
+def test_magics_are_left_out(source: str, expected: str) -> None:
+    plain, error = python_of(source)
+    assert plain == expected
+    assert bool(error) == ("(:" in source)
+
+
+def test_nothing_makes_reading_fail() -> None:
+    deep = "x = " + "(" * 500 + "1" + ")" * 500
+    for source in ("\x00def f(): pass", deep, "x = " + "-" * 5000 + "1", "x = " + "+".join(["1"] * 20000), "'" * 7):
+        python_of(source)
+    for content in (b"", b"{}", b'{"cells": 3}', b"[" * 100_000, b"\xff\xfe", b'{"cells": [1, {}]'):
+        with pytest.raises(IctlError):
+            read_cells(content)
+    odd = b'{"cells": [1, {"cell_type": "code", "source": 5, "metadata": []}, {"cell_type": "code", "source": [3]}]}'
+    assert [cell.source for cell in read_cells(odd)] == ["", ""]
+    old = b'{"worksheets": [{"cells": [{"cell_type": "code", "input": "x = 1", "metadata": {}}]}]}'
+    assert [cell.source for cell in read_cells(old)] == ["x = 1"]
+
+
+def test_where_answers_are(tmp_path: Path) -> None:
+    questions = find_key("t1", made.write_key(tmp_path / "key")).questions
+
+    def ways(cells: list[dict]) -> list[str]:
+        return [p.way if p.found else p.problem for p in locate(read_cells(made.notebook(cells)), questions)]
+
+    assert ways(made.cells_of()) == ["function name"] * 4
+    two = [made.cell("# t1.q1\ndef a(x):\n    return 1\n# t1.q2\ndef b(x):\n    return 2\n# t1.q3\nmine = {}")]
+    assert ways(two)[:3] == ["cell marker"] * 3
+    assert [p.name for p in locate(read_cells(made.notebook(two)), questions)][:3] == ["a", "b", "mine"]
+    graded = [made.cell("def b(x):\n    return 2", grade_id="t1-q2"), made.cell("f = lambda t, u: 3", "q4-answer")]
+    assert ways(graded)[1::2] == ["metadata", "metadata"]
+    assert "no answer found: neither `double`" in ways(graded)[0]
+
+
+def test_a_stub_left_below_an_answer_does_not_count(tmp_path: Path) -> None:
+    questions = find_key("t1", made.write_key(tmp_path / "key")).questions
+    cells = [made.cell(made.ANSWERS["q1"]), made.cell(made.STUBS["q1"]), made.cell(made.STUBS["q3"])]
+    places = locate(read_cells(made.notebook(cells)), questions)
+    assert (places[0].cell, places[0].stub, places[2].stub) == (1, False, True)
+
+
+def test_what_is_run() -> None:
+    cells = read_cells(made.notebook([
+        made.cell('check("t1.q1", double)'), made.cell("# only a comment"), made.cell("plot()", "p", ("draw",)),
+        made.cell("def f():\n    pass", "q", ("draw",)), made.cell('preset = "gpu"'), made.cell("f()"),
+    ]))  # fmt: skip
+    assert [worth_running(cell) for cell in cells] == [False, False, False, True, True, True]
+    assert prepared(cells[4]) == 'preset = "gpu"\npreset = "smoke"'
+    assert prepared(cells[5]) == "f()"

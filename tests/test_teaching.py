@@ -1,0 +1,53 @@
+"""The lecturer's guide says what the tools do: assignments, options and files by their names."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import typer
+
+from ictl_utils import cli, coursework
+
+ROOT = Path(__file__).parents[1]
+INSTRUCTOR = ROOT / "notebooks" / "assignments" / "instructor" / "a5_research_project.ipynb"
+GUIDE = (ROOT / "book" / "teaching.md").read_text(encoding="utf8")
+
+
+@pytest.mark.parametrize("assignment", coursework.found())
+def test_the_table_of_assignments_is_that_of_the_questions(assignment: str) -> None:
+    asked = coursework.questions(assignment)
+    row = next(line for line in GUIDE.splitlines() if f"assignments/{assignment}_" in line and line.startswith("|"))
+    _, title, exercises, minutes, *_ = (cell.strip() for cell in row.split("|"))
+    assert title.startswith(f"[{assignment[1]}. ")
+    assert (int(exercises), int(minutes)) == (len(asked), sum(q.minutes for q in asked))
+
+
+def test_every_option_is_explained_with_its_default() -> None:
+    command = typer.main.get_command(cli.app).commands["grade"]
+    options = {p.opts[0]: p.default for p in command.params if p.opts[0].startswith("--") and p.name != "help"}
+    rows = dict(re.findall(r"^\| `(--\w+)` \| ([^|]+) \|", GUIDE, re.M))
+    assert set(rows) == set(options)
+    for name, default in options.items():
+        if default is not None:
+            words = f"{default:g}" if isinstance(default, float) else str(default)
+            assert rows[name].strip().strip("`") == words, name
+
+
+def test_files_and_targets_exist() -> None:
+    targets = re.findall(r"^(\w[\w-]*):", (ROOT / "Makefile").read_text(), re.M)
+    assert set(re.findall(r"\bmake ([a-z-]+)(?=[`\s])", "\n".join(re.findall(r"`[^`]+`|```.*?```", GUIDE, re.S)))) <= {
+        *targets}  # fmt: skip
+    written = re.findall(r"^\| `([\w./]+)` \| ", GUIDE, re.M)
+    code = "".join((ROOT / "ictl_utils" / f"{m}.py").read_text() for m in ("grading_batch", "marks_report"))
+    assert {"summary.html", "feedback/ID.html", "records/"} <= set(written)
+    assert all(name.partition("/")[0].partition(".")[0] in code for name in written)
+
+
+@pytest.mark.skipif(not INSTRUCTOR.exists(), reason="this copy has no instructor notebooks")
+def test_the_two_exercises_read_by_hand_are_marked_so() -> None:
+    cells = json.loads(INSTRUCTOR.read_text())["cells"]
+    by_hand = [c["id"] for c in cells if "manual" in c["metadata"].get("tags", [])]
+    assert by_hand == ["q2-rubric", "q8-rubric"]
+    for name, points in (("5.2", "3 points"), ("5.8", "2 points")):
+        assert re.search(rf"^\| {re.escape(name)}, .*\({points}\)", GUIDE, re.M)
