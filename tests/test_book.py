@@ -204,23 +204,6 @@ def test_the_chapters_hold_what_the_browser_looks_at(html):
         assert part in pages, f"no page of the book has {part}"
 
 
-def test_every_page_from_a_server(chromium, address):
-    """Clean, everything drawn, alternative texts there, slider alive, good on a phone and in the dark."""
-    for name in page_names():
-        opened = visit(chromium, address, name)
-        page = opened.page
-        assert_drawn(name, page)
-        assert page.evaluate(IMAGES_WITHOUT_ALT) == [], f"{name}: images without alternative text"
-        assert_slider_moves(page)
-        assert_fits_a_phone(name, page)
-        assert_dark(name, page)
-        assert_clean(name, opened)
-        page.context.close()
-
-
-SMALL_ENOUGH = 1.5e6  # bytes of HTML, without the shared scripts
-
-
 def assert_accessible(name: str, page) -> None:
     """No serious finding of axe-core in the theme that the page shows."""
     found = [v for v in Axe().run(page).response["violations"] if v["impact"] in ("serious", "critical")]
@@ -228,16 +211,37 @@ def assert_accessible(name: str, page) -> None:
     assert shown == [], f"{name}: {shown}"
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_page_is_accessible(chromium, address, scheme):
-    """axe-core on every page, in both themes; the slider can be reached and moved with the keyboard."""
+def on_every_page(chromium, own: str, look) -> None:
+    """``look(name, opened page)`` at each page; all that is wrong on any of them is told together."""
+    wrong = []
     for name in page_names():
-        context = chromium.new_context(viewport=DESKTOP, color_scheme=scheme)
-        opened = Visit(context.new_page())
-        opened.watch(address)
-        opened.open(f"{address}/{name}")
-        assert_accessible(name, opened.page)
-        context.close()
+        opened = visit(chromium, own, name)
+        try:
+            look(name, opened)
+            assert_clean(name, opened)
+        except AssertionError as error:
+            wrong.append(str(error).partition("\nassert ")[0])
+        opened.page.context.close()
+    assert wrong == [], "\n".join(wrong)
+
+
+def test_every_page_from_a_server(chromium, address):
+    """Clean, all drawn, alternative texts, sliders alive, good on a phone and in the dark, axe-core in both themes."""
+
+    def look(name: str, opened: Visit) -> None:
+        page = opened.page
+        assert_drawn(name, page)
+        assert page.evaluate(IMAGES_WITHOUT_ALT) == [], f"{name}: images without alternative text"
+        assert_slider_moves(page)
+        assert_accessible(name, page)
+        assert_fits_a_phone(name, page)
+        assert_dark(name, page)
+        assert_accessible(name, page)
+
+    on_every_page(chromium, address, look)
+
+
+SMALL_ENOUGH = 1.5e6  # bytes of HTML, without the shared scripts
 
 
 def test_the_slider_moves_with_the_keyboard(chromium, address):
@@ -270,12 +274,12 @@ def test_every_claim_leads_to_its_figures(chromium, address):
 
 def test_every_page_from_files(chromium, html):
     """The folder can be opened without a server, or handed out as an archive."""
-    for name in page_names():
-        opened = visit(chromium, html.as_uri(), name)
+
+    def look(name: str, opened: Visit) -> None:
         assert_drawn(name, opened.page)
         assert_slider_moves(opened.page)
-        assert_clean(name, opened)
-        opened.page.context.close()
+
+    on_every_page(chromium, html.as_uri(), look)
 
 
 def test_theme_button(chromium, address):
