@@ -117,13 +117,14 @@ class Visit:
         self.page.on("console", lambda m: self.errors.append(m.text) if m.type == "error" else None)
 
     def open(self, url: str) -> None:
-        """Load a page and wait until mathematics, widgets and circuitsvis have been drawn."""
+        """Load a page and wait until mathematics, widgets and circuitsvis have been drawn, and fonts have come."""
         self.page.goto(url, wait_until="load")
-        self.page.wait_for_load_state("networkidle")
         self.page.evaluate("window.MathJax && MathJax.startup ? MathJax.startup.promise : null")
         for count in (EMPTY_CANVASES, UNDRAWN_WIDGETS):
             with contextlib.suppress(NotYet):  # the assertions say what is missing
                 self.page.wait_for_function(f"() => ({count})().length === 0", timeout=20_000)
+        self.page.evaluate("document.fonts.ready.then(() => true)")
+        self.page.wait_for_timeout(200)
 
 
 def visit(chromium, own: str, name: str) -> Visit:
