@@ -7,6 +7,7 @@ reason; in CI (CI=true) that is a failure.
 from __future__ import annotations
 
 import contextlib
+import json
 import subprocess
 import sys
 import threading
@@ -83,6 +84,8 @@ IMAGES_WITHOUT_ALT = """() => [...document.querySelectorAll('article img')].filt
 
 RAW_MATHEMATICS = """() => [...document.querySelectorAll('article .math')].filter(
   e => !e.querySelector('mjx-container') || e.querySelector('mjx-merror')).map(e => e.textContent)"""
+
+CANVAS_WIDTHS = "[...document.querySelectorAll('.ictl-live canvas')].map(c => c.width)"
 
 STAGE = """slider => [...slider.querySelectorAll('.ictl-slider-stage img')]
   .filter(i => i.getBoundingClientRect().width > 0).map(i => i.src).join()"""
@@ -171,11 +174,20 @@ def assert_drawn(name: str, page) -> None:
 
 
 def assert_fits_a_phone(name: str, page) -> None:
-    """On a phone the page is not wider than the screen."""
+    """On a phone the page is not wider than the screen; turned back, circuitsvis has its size again."""
+    before = page.evaluate(CANVAS_WIDTHS)
     page.set_viewport_size(PHONE)
     width = page.evaluate("document.documentElement.scrollWidth")
     assert width <= PHONE["width"], f"{name} is {width} px wide on a screen of {PHONE['width']} px"
     page.set_viewport_size(DESKTOP)
+    with contextlib.suppress(NotYet):
+        page.wait_for_function(f"was => JSON.stringify({CANVAS_WIDTHS}) === was", arg=json_text(before), timeout=5_000)
+    assert page.evaluate(CANVAS_WIDTHS) == before, f"{name}: circuitsvis does not grow back"
+
+
+def json_text(value: list) -> str:
+    """As JSON.stringify writes it."""
+    return json.dumps(value, separators=(",", ":"))
 
 
 def luminance(page, selector: str, style: str) -> float:
