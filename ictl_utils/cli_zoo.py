@@ -163,6 +163,7 @@ def pack(out: Out = None, preset_name: Annotated[str, typer.Option("--preset")] 
     from .tables import SHIPPED
     from .weights import pack as pack_weights
 
+    require(preset_name != "smoke", "--preset smoke is for tests; the package ships runs of laptop or gpu.")
     tables = collect_zoo(out or runs_dir(), preset_name, SHIPPED)
     files = pack_weights(out or runs_dir(), tables)
     write_cards(tables)

@@ -113,7 +113,7 @@ class TrainConfig:
 
 
 PRESETS: dict[str, tuple[ModelConfig, TrainConfig]] = {
-    "smoke": (ModelConfig(), TrainConfig(tokens=1_250_000, snapshots=16)),
+    "smoke": (ModelConfig(), TrainConfig(tokens=1_000_000, snapshots=16)),
     "laptop": (ModelConfig(), TrainConfig()),
     "gpu": (ModelConfig(d_model=512, n_heads=8, n_ctx=512, d_vocab=4096, init_qk=0.03),
             TrainConfig(tokens=500_000_000, batch=64, lr=1.5e-3, warmup=200, snapshots=120)),

@@ -6,8 +6,10 @@ Both find an induction circuit without the scores of :mod:`ictl_utils.metrics`. 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -112,10 +114,21 @@ def patch(bridge: TransformerBridge, pair: Pair, part: str = "z", into: str = "c
     require(gap >= LEAST, f"the repeat helps this model by {gap:.2f} nats, less than {LEAST}: nothing to restore.")
     _, cache = bridge.run_with_cache(guest)
     sweep = getattr(library, f"get_act_patch_{PARTS[part]}")
-    found = sweep(bridge, host, cache, pair.score, reduce="none").values  # [layer, head or position, sequence]
+    with _without_bars(library):
+        found = sweep(bridge, host, cache, pair.score, reduce="none").values  # [layer, head or position, sequence]
     moved = (found - scores[into]) * (1 if into == "changed" else -1) / gap
     error = moved.std(dim=-1) / len(host) ** 0.5
     return Patched(moved.mean(-1).numpy(), error.numpy(), *(float(x.mean()) for x in scores.values()))
+
+
+@contextmanager
+def _without_bars(library: ModuleType) -> Iterator[None]:
+    """A sweep takes a second; the library would leave a progress bar a sweep on the page."""
+    bars, library.tqdm = library.tqdm, lambda rows, **_: rows
+    try:
+        yield
+    finally:
+        library.tqdm = bars
 
 
 def circuit(z: Patched, pattern: Patched, share: float = SHARE) -> Circuit:

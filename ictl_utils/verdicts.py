@@ -80,7 +80,8 @@ def judge_all(
 def how_to_test(claim: Claim) -> str:
     """What a reader would have to measure, and on which models."""
     needs = " or ".join(SCOPES[letter] for letter in claim.scope)
-    return (f"Needs {needs} ({', '.join(claim.models)}). Measure: {claim.measure}. "
+    command = " Command: `ictl pretrained NAME` for each model." if "P" in claim.scope and claim.reproduced_test else ""
+    return (f"Needs {needs} ({', '.join(claim.models)}).{command} Measure: {claim.measure}. "
             f"Reproduced if: {claim.reproduced_if}. Contradicted if: {claim.contradicted_if}.")  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from ictl_utils.config import Device, IctlError, ModelConfig, TrainConfig
 
 sys.path.insert(0, str(ROOT / "bench"))
 
+import record  # noqa: E402
 import train_throughput as bench  # noqa: E402
 
 MODEL = ModelConfig(n_layers=2, d_model=32, n_heads=4, n_ctx=24, d_vocab=64, positions="learned")
@@ -75,3 +76,21 @@ def test_command_prints_a_line_a_row_and_says_what_is_not_installed(
 def test_bad_options_are_one_sentence(capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit, match=r"^train_throughput: rounds=0 must be at least 1\.$"):
         bench.main(["--rounds", "0"])
+
+
+def test_results_are_kept_a_section_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "ablations.py").write_text("import sys; print('| ratio |\\n| --- |\\n|', sys.argv[1], '|')")
+    (tmp_path / "snapshot_cost.py").write_text("print('median 1.02')")
+    monkeypatch.setattr(record, "HERE", tmp_path)
+    monkeypatch.setattr(record, "RESULTS", tmp_path / "RESULTS.md")
+    for words in (["snapshot_cost"], ["ablations", "11"], ["ablations", "12"]):
+        record.main(words)
+    text = record.RESULTS.read_text()
+    assert text.startswith("# Benchmarks") and "| 12 |" in text and "| 11 |" not in text
+    assert "```text\nmedian 1.02\n```" in text and text.index("## ablations") < text.index("## snapshot_cost")
+    (tmp_path / "ablations.py").write_text("raise SystemExit(3)")
+    with pytest.raises(SystemExit):
+        record.main(["ablations"])
+    assert record.RESULTS.read_text() == text and len(list(tmp_path.iterdir())) == 3
+    with pytest.raises(SystemExit, match="usage"):
+        record.main(["speed"])

@@ -12,9 +12,7 @@ from ictl_utils.circuits_split_tokens import split_tokens, split_triples
 from ictl_utils.circuits_trigrams import (
     SkipTrigram,
     bigram_kl,
-    cross_terms,
     direct_logits,
-    skip_effects,
     skip_trigrams,
     top_skip_trigrams,
 )
@@ -84,7 +82,7 @@ def test_too_many_entries_and_unknown_heads() -> None:
         top_skip_trigrams(build(), 4)
 
 
-# ---- bugs -----------------------------------------------------------------------------------------
+# ---- a model by hand ----------------------------------------------------------------------------------
 
 
 def by_hand(heads: list[tuple[list[int], list[int]]]) -> Transformer:
@@ -99,52 +97,6 @@ def by_hand(heads: list[tuple[list[int], list[int]]]) -> Transformer:
         model.W_K[0, head, 1, 0] = model.W_V[0, head, 1, 0] = 1.0
         model.W_O[0, head, 0, SIZE + torch.tensor(outs, dtype=torch.long)] = 1.0
     return model
-
-
-def test_one_head_cannot_tell_its_skip_trigrams_apart() -> None:
-    """keep ... in -> mind and keep ... at -> bay: a head with both also has keep ... in -> bay."""
-    found = cross_terms(by_hand([([2, 3], [4, 5]), ([], [])]), [1], np.ones(SIZE), k=4, fraction=0.9)
-    assert found.share == 1 and found.quadruples == 2
-    assert found.chance < 0.5
-
-
-def test_two_heads_can() -> None:
-    found = cross_terms(by_hand([([2], [4]), ([3], [5])]), [1], np.ones(SIZE), k=2, fraction=0.5)
-    assert found.share == 0 and found.quadruples == 1
-
-
-def test_cross_terms_against_a_loop() -> None:
-    model, counts = build(), np.arange(SIZE) + 1.0
-    counts[[3, 8]] = 0
-    found, hits, n = cross_terms(model, [5, 6], counts, k=6, fraction=0.25), 0, 0
-    seen = np.flatnonzero(counts)
-    for source in (5, 6):
-        attention, raised = skip_effects(model, [source], counts)
-        effects = sum(torch.outer(attention[h, :, 0], raised[h, 0]) for h in range(4)).numpy()
-        top = sorted(itertools.product(seen, repeat=2), key=lambda bc: -effects[bc])[:6]
-        for (b1, c1), (b2, c2) in itertools.combinations(top, 2):
-            if b1 != b2 and c1 != c2:
-                least = 0.25 * min(effects[b1, c1], effects[b2, c2])
-                n, hits = n + 1, hits + (effects[b1, c2] > least and effects[b2, c1] > least)
-    assert found.quadruples == n and found.share == pytest.approx(hits / n)
-
-
-def test_effects_are_those_of_an_average_context() -> None:
-    """Attention as a softmax over one source and n_ctx - 1 keys spread as the counts are."""
-    model, counts = build(), np.random.default_rng(0).integers(1, 9, SIZE)
-    attention, raised = skip_effects(model, [4, 7], counts, heads=[2])
-    qk, ov = dense(model, 2, np.arange(SIZE))
-    p = counts / counts.sum()
-    for i, source in enumerate((4, 7)):
-        for b in range(SIZE):
-            others = 23 * float(p @ np.exp(qk[:, b]))
-            assert attention[0, b, i] == pytest.approx(np.exp(qk[source, b]) / (np.exp(qk[source, b]) + others))
-        assert np.allclose(raised[0, i], ov[source])
-
-
-def test_nothing_to_cross() -> None:
-    with pytest.raises(IctlError, match="k=1 entries a source leave no two"):
-        cross_terms(build(), [1], np.ones(SIZE), k=1)
 
 
 # ---- families -------------------------------------------------------------------------------------

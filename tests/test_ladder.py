@@ -138,6 +138,7 @@ def kill(child: subprocess.Popen) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_two_ladders_on_one_folder(unbroken: Path, tmp_path: Path) -> None:
     family = "docs-attn-[1-4]l"
     both = [start(tmp_path, family) for _ in range(2)]

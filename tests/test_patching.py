@@ -77,6 +77,11 @@ def test_the_stream_carries_the_difference_from_a_to_b(made) -> None:
     assert np.allclose(found.share.max(axis=1), 1, atol=1e-3) and found.repeated > -0.1 > -4 > found.changed
 
 
+def test_the_library_leaves_no_bars_on_the_page(made, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("transformer_lens.patching.tqdm", lambda *_: pytest.fail("a bar was drawn"))
+    patch(*made)
+
+
 @pytest.mark.parametrize("into", ["changed", "repeated"])
 def test_it_finds_the_heads_of_the_hand_built_model(made, into: str) -> None:
     z, pattern = patch(*made, "z", into), patch(*made, "pattern", into)

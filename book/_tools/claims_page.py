@@ -42,13 +42,12 @@ def row(judged) -> str:
                     for f in book_figures() if claim.id in f.claims)  # fmt: skip
     test = html.escape(f"reproduced if {claim.reproduced_if}; contradicted if {claim.contradicted_if}")
     cells = [
-        f'<td id="{claim.id}">{claim.id}</td>', f"<td>{html.escape(claim.part)}</td>",
-        f'<td title="{test}">{html.escape(claim.claim)}</td>',
+        f'<td id="{claim.id}">{claim.id}</td>', f'<td title="{test}">{html.escape(claim.claim)}</td>',
         f'<td class="verdict">{judged.word}</td>',
         f'<td data-sort="{verdict.value if value else ""}">{value}{named}</td>',
-        f"<td>{verdict.n_seeds if verdict else 0}</td>", f"<td>{judged.stable}</td>", f"<td>{second}</td>",
-        f"<td>{judged.narrow if judged.narrow != judged.word else ''}</td>",
-        f"<td>{link}</td>",
+        f"<td>{verdict.n_seeds if verdict else 0}</td>", f"<td>{link}</td>", f"<td>{judged.stable}</td>",
+        f"<td>{second}</td>", f"<td>{judged.narrow if judged.narrow != judged.word else ''}</td>",
+        f"<td>{html.escape(claim.part)}</td>",
     ]  # fmt: skip
     kind = f'class="{judged.word.replace(" ", "-")}" data-verdict="{judged.word}" data-part="{html.escape(claim.part)}"'
     return f"<tr {kind}>{''.join(cells)}</tr>"
@@ -72,8 +71,8 @@ def page() -> str:
     words = [j.word for j in judged]
     order = [word for word in (*VERDICTS, MISSING) if word in words]
     counts = ", ".join(f"**{words.count(word)}** {word}" for word in order)
-    heads = ("id", "part", "claim", "verdict", "value", "seeds", "one seed less", "docstrings", "narrow window",
-             "figures")  # fmt: skip
+    heads = ("id", "claim", "verdict", "value", "seeds", "figures", "one seed less", "docstrings", "narrow window",
+             "part")  # fmt: skip
     table = [
         "```{raw} html", '<div class="claims-filters">',
         choice("verdict", order), choice("part", [j.claim.part for j in judged]),

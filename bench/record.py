@@ -1,0 +1,70 @@
+"""Run a benchmark and keep what it prints in `bench/RESULTS.md`: `python bench/record.py ablations [its options]`.
+
+The section of that benchmark is replaced, the others stay. A benchmark that fails leaves the file as it was.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "RESULTS.md"
+NAMES = ("train_throughput", "ablations", "time_to_change", "snapshot_cost")
+INTRO = """# Benchmarks
+
+What `python bench/record.py NAME` printed, one section a benchmark. Ratios come from rounds that take turns in one run;
+absolute numbers are those of the machine named.
+"""
+
+
+def processor() -> str:
+    """Name of the processor and how many of its cores there are."""
+    info = Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*: (.*)", info.read_text()) if info.exists() else []
+    return f"{os.cpu_count()} cores, {names[0] if names else platform.processor() or platform.machine()}"
+
+
+def replaced(text: str, name: str, section: str) -> str:
+    """``text`` with the section ``name`` replaced, or added at the end."""
+    parts = re.split(r"(?m)^(?=## )", text or INTRO)
+    kept = [part for part in parts if not part.startswith(f"## {name}\n")]
+    order = {f"## {n}\n": i for i, n in enumerate(NAMES)}
+    sections = sorted([*kept[1:], section], key=lambda part: order[part.partition("\n")[0] + "\n"])
+    return "\n".join(part.strip() + "\n" for part in [kept[0], *sections])
+
+
+def run(name: str, options: list[str]) -> str:
+    """Run a benchmark, show what it prints, and return it; exits with its code where it fails."""
+    command = [sys.executable, str(HERE / f"{name}.py"), *options]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "TQDM_DISABLE": "1"})
+    lines = []
+    for line in child.stdout or ():
+        print(line, end="", flush=True)
+        lines.append(line)
+    if child.wait():
+        raise SystemExit(child.returncode)
+    return "".join(lines).strip()
+
+
+def main(arguments: list[str]) -> None:
+    """Run the benchmark that is named and write its section."""
+    if not arguments or arguments[0] not in NAMES:
+        raise SystemExit(f"usage: python bench/record.py {'|'.join(NAMES)} [options of the benchmark]")
+    name, options = arguments[0], arguments[1:]
+    printed = run(name, options)
+    command = " ".join(["python bench/record.py", name, *options])
+    body = printed if "\n|" in f"\n{printed}" else f"```text\n{printed}\n```"
+    section = f"## {name}\n\n`{command}` ({processor()}, Python {platform.python_version()})\n\n{body}\n"
+    text = RESULTS.read_text(encoding="utf8") if RESULTS.exists() else ""
+    partial = RESULTS.with_suffix(".partial")
+    partial.write_text(replaced(text, name, section), encoding="utf8")
+    partial.replace(RESULTS)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
