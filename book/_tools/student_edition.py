@@ -247,4 +247,5 @@ def small_png(content: bytes, limit: int = LARGEST_PNG) -> bytes:
 def alternative(figure) -> str:
     """Alternative text of a figure: its own, or its titles."""
     titles = [figure.get_suptitle(), *(a.get_title() or a.get_title(loc="left") for a in figure.axes)]
-    return getattr(figure, "alt", "") or "; ".join(title.replace("\n", " ") for title in titles if title) or "expected output"
+    words = "; ".join(title.replace("\n", " ") for title in titles if title)
+    return getattr(figure, "alt", "") or words or "expected output"
