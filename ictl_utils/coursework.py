@@ -17,6 +17,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from .answers import from_bytes
 from .answers_sealed import opened
 from .config import IctlError, require
@@ -124,6 +126,11 @@ def solutions(notebook: Path, seen: Callable[[dict, dict], None] | None = None) 
     Raises:
         IctlError: a cell fails; the message names cell, line and error.
     """
+    with torch.set_grad_enabled(torch.is_grad_enabled()):  # a notebook may switch gradients off, for itself
+        return _collected(notebook, seen)
+
+
+def _collected(notebook: Path, seen: Callable[[dict, dict], None] | None) -> dict[str, Solution]:
     assignment, found, names = notebook.stem.partition("_")[0], {}, {"__name__": "__main__", "display": print}
     by_number = {q.name: q for q in questions(assignment)}
     for cell in cells(notebook):

@@ -101,10 +101,10 @@ def examine(question: Question, answer: Any, cases: list[Case], known: Expected)
 
 
 def run(question: Question, answer: Any, case: Case) -> Outcome:
-    """What ``answer`` gives on ``case``: called with copies of the inputs, random numbers seeded."""
+    """What ``answer`` gives on ``case``: called with copies of the inputs, random numbers seeded, no gradients."""
     given = copy.deepcopy(case.given)
     try:
-        with _seeded():
+        with _seeded(), torch.no_grad():
             value = answer(**given) if question.kind == "function" else answer
         changed = tuple(k for k, x in given.items() if not _unchanged(x, case.given[k]))
         return Outcome(from_bytes(to_bytes(value)), changed=changed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -205,6 +206,16 @@ def test_every_typical_mistake_gets_its_message(tmp_path, assignment):
             result = check(name, mistake() if name == "a8.q2" else mistake)
             assert not result and result.broken == mistake.__name__
             assert mistake.__doc__ in result.message and "a typical mistake" in result.message
+
+
+def test_a_notebook_switches_gradients_off_for_itself_only(tmp_path, assignment):
+    path = install("a8", tmp_path)
+    book = json.loads(path.read_text())
+    first = next(c for c in book["cells"] if c["cell_type"] == "code")
+    book["cells"].insert(0, {**first, "id": "set-up", "source": ["import torch\ntorch.set_grad_enabled(False)"]})
+    path.write_text(json.dumps(book))
+    coursework.solutions(path)
+    assert torch.is_grad_enabled()
 
 
 def changes_its_input(q, k):
