@@ -34,6 +34,11 @@ def name(path: Path) -> str:
     return path.stem.partition("_")[0]
 
 
+def first_quick(paths: list[Path]) -> list:
+    """Parameters: one notebook in the default tests, the others in the slow ones."""
+    return [pytest.param(p, id=name(p), marks=[pytest.mark.slow] if i else []) for i, p in enumerate(paths)]
+
+
 @pytest.fixture
 def root(tmp_path) -> Path:
     """A project with the small assignment a8."""
@@ -231,23 +236,10 @@ def test_the_instructors_folder_of_the_small_assignment(root, capsys):
 # The real assignments.
 
 
-@pytest.fixture(scope="module")
-def made():
-    """What every instructor notebook decides, each worked out once."""
-    known: dict = {}
-
-    def once(path: Path) -> tuple:
-        if path not in known:
-            known[path] = assignments.made(path)
-        return known[path]
-
-    return once
-
-
-@pytest.mark.parametrize("source", SOURCES, ids=name)
-def test_regenerating_changes_nothing(source, made):
+@pytest.mark.parametrize("source", first_quick(SOURCES))
+def test_regenerating_changes_nothing(source):
     """Includes: the solution keeps every rule, also on hidden cases; every typical mistake gets its own message."""
-    contents, wrong = made(source)
+    contents, wrong = assignments.made(source)
     assert wrong == [], "\n".join(wrong)
     stale = [path.name for path, content in contents.items() if not assignments.current(path, content)]
     assert stale == [], "run `make assignments`"
@@ -321,7 +313,7 @@ def outputs(done) -> str:
     return "".join(o.get("text", "") for c in done.cells for o in c.get("outputs", []))
 
 
-@pytest.mark.parametrize("path", STUDENT, ids=name)
+@pytest.mark.parametrize("path", first_quick(STUDENT))
 def test_the_stub_runs_and_nothing_is_done(path, tmp_path):
     done = papermill.execute_notebook(path, tmp_path / path.name, parameters={"preset": "smoke"}, cwd=path.parent,
                                       progress_bar=False, execution_timeout=200, kernel_name="python3")  # fmt: skip
