@@ -85,7 +85,7 @@ class TrainConfig:
     """How one transformer is trained; with :class:`ModelConfig` it decides every weight."""
 
     corpus: str = "stdlib"  # a name ``data.documents`` knows
-    tokens: int = 6_000_000  # training tokens, rounded to whole steps
+    tokens: int = 5_000_000  # training tokens, rounded to whole steps
     batch: int = 8  # sequences of n_ctx tokens a step
     lr: float = 3e-3  # peak learning rate, betas (0.9, 0.98)
     warmup: int = 100  # steps of linear warm-up
