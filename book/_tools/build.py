@@ -27,7 +27,7 @@ from ictl_book import cache_path, digest, execution_key, kernel_environment, pac
 
 NOTEBOOK_LIMIT = 2400.0  # seconds of wall clock for one notebook, beside others on a busy machine
 KEYS_KEPT = 3  # caches of earlier states of the package
-TRAINING = ("01_", "10_")  # chapters that train models, on all cores
+SHARING = ("01_", "02_")  # chapters that train the same models; they take longest, so they begin
 CACHE_LOCK = threading.Lock()
 
 
@@ -145,24 +145,29 @@ def execute(notebook: Path, nb) -> float:
 
 
 def run_stale_notebooks(root: Path) -> None:
-    """Execute, and put into the cache, every notebook whose result is not there.
+    """Execute, and put into the cache, every notebook whose result is not there, as many at a time as there are cores.
 
-    Those that train take all cores, so they come first and one by one (the second chapter reads what the first
-    has trained); then the others, as many at a time as there are cores.
+    The chapters of the first part share the models that they train, so they run one after the other.
     """
     cores, paths = os.cpu_count() or 1, chapters(root)
+    sharing = [p for p in paths if p.name.startswith(SHARING)]
+    groups = [sharing] if sharing else []
+    groups += [[p] for p in paths if p not in sharing]
     os.environ["OMP_NUM_THREADS"] = str(max(1, cores // 2))  # two notebooks at a time must not ask for four cores
-    for path in paths:
-        if path.name.startswith(TRAINING):
-            run_if_stale(root, path)
     with ThreadPoolExecutor(max(1, min(cores, 4))) as pool:
-        jobs = [pool.submit(run_if_stale, root, p) for p in paths if not p.name.startswith(TRAINING)]
+        jobs = [pool.submit(run_group, root, group) for group in groups]
         try:
             for job in as_completed(jobs):
                 job.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def run_group(root: Path, paths: list[Path]) -> None:
+    """Execute those of ``paths`` whose result is not in the cache, in their order."""
+    for path in paths:
+        run_if_stale(root, path)
 
 
 def run_if_stale(root: Path, path: Path) -> None:
