@@ -122,6 +122,8 @@ class Visit:
     def open(self, url: str) -> None:
         """Load a page and wait until mathematics, widgets and circuitsvis have been drawn, and fonts have come."""
         self.page.goto(url, wait_until="load")
+        if url.endswith("/index.html"):  # it only leads on
+            self.page.wait_for_url("**/book/intro.html", wait_until="load")
         self.page.evaluate("window.MathJax && MathJax.startup ? MathJax.startup.promise : null")
         for count in (EMPTY_CANVASES, UNDRAWN_WIDGETS):
             with contextlib.suppress(NotYet):  # the assertions say what is missing
