@@ -157,7 +157,7 @@ QUESTIONS = (
         "a5.q2", "A prediction that can lose", "prediction", 3, 15, 2, value_case,
         (keys(*PREDICTION), of_answer("measure, direction and bounds", prediction_fault),
          sentences(10, "because", "against")),
-        kind="value",
+        kind="value", read=True,
     ),
     Question(
         "a5.q3", "How sure are a few seeds?", "interval", 3, 15, 2, _interval_cases,
@@ -204,6 +204,6 @@ QUESTIONS = (
     Question(
         "a5.q8", "What it does not show", "limits", 2, 15, 3, value_case,
         (keys("limits", "next"), of_answer("three limits", limits_fault), sentences(12, "next")),
-        kind="value",
+        kind="value", read=True,
     ),
 )

@@ -49,6 +49,7 @@ class Question:
     rules: tuple[Rule, ...]  # in the order in which they are told
     hint: str = ""
     kind: str = "function"
+    read: bool = False  # rules look at its form alone; a person reads it, and its points are provisional till then
 
 
 @dataclass(frozen=True)

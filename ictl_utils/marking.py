@@ -127,6 +127,7 @@ class Marked:
     cases: int = 0
     held: int = 0  # cases on which all rules hold
     way: str = ""  # how the answer was found; empty: it was not
+    read: bool = False  # a person reads it: the points are provisional
     rule: str = ""  # the first that is broken, or the mistake that was made
     note: str = ""  # of the case
     message: str = ""
@@ -206,7 +207,8 @@ def mark(work: Work, ran: Ran, key: Key, limits: Limits) -> Record:
 def mark_question(q: Question, place: Place, ran: Ran, key: Key) -> Marked:
     """Points and words for one question."""
     cases = key.cases[q.name]
-    marked = Marked(q.name, q.title, q.points, cases=len(cases), way=place.way, source=place.source[:20_000])
+    marked = Marked(q.name, q.title, q.points, cases=len(cases), way=place.way, read=q.read,
+                    source=place.source[:20_000])  # fmt: skip
     if not place.found:
         marked.rule, marked.message = NOT_FOUND if place.problem.startswith(ABSENT) else UNREAD, place.problem
         return marked

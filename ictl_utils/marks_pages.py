@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from .marking import file_name
-from .marks_report import Row, ways, when
+from .marks_report import Row, to_read, ways, when
 from .similarity import Hint
 
 STYLE = """
@@ -22,6 +22,7 @@ pre.code{font-family:ui-monospace,Menlo,Consolas,monospace;font-size:.9em}
 .all{color:#116329}.part{color:#7d4e00}.none{color:#a40e26}small{color:#57606a}img{max-width:100%}
 .wide{overflow-x:auto}
 """
+PROVISIONAL = "Provisional: only the form was checked. A person reads this answer and may change its points."
 RARE = 2  # a pair stands out when no more answers are as close
 WALLS = {
     "files": ("Submissions cannot read the solutions, each other, or your files",
@@ -61,6 +62,7 @@ def feedback(row: Row, assignment: str) -> bytes:
         rule = f"<b>{html.escape(m.rule)}</b>{note} " if m.rule else ""
         pre = f"<pre{' class=code' * (chr(10) in m.message)}>{html.escape(m.message)}</pre>"
         hint = f"<p>Hint: {html.escape(m.hint)}</p>" if m.hint else ""
+        hint += f"<p>{PROVISIONAL}</p>" if m.question in to_read(r) else ""
         lines.append(f'<tr><th scope="row">{html.escape(m.question)}<br><small>{html.escape(m.title)}</small></th>'
                      f'<td class="n {state}">{m.points:g} of {m.of}</td>'
                      f"<td>{rule}{pre}{hint}<small>{how}</small></td></tr>")  # fmt: skip
@@ -83,7 +85,7 @@ def summary(batch: Batch) -> bytes:
     count = len(batch.rows)
     parts = [f"<h1>Assignment {html.escape(batch.assignment)}: {count} submission{'s' * (count != 1)}</h1>"]
     parts += [_picture(batch.rows), _questions(batch.rows)] if batch.rows else []
-    parts += [_students(batch.rows), _similar(batch.hints), _walls(batch.walls)]
+    parts += [_students(batch.rows), _unread(batch.rows), _similar(batch.hints), _walls(batch.walls)]
     remarks = [*(f"Not marked, run the command again: {words}" for words in batch.failed), *batch.remarks]
     remarks += [f"{row.record.id}: {words}" for row in batch.rows for words in row.remarks
                 if words not in batch.remarks]  # fmt: skip
@@ -119,6 +121,14 @@ def _students(rows: list[Row]) -> str:
             '<th scope="col" class="n">mark</th>'
             '<th scope="col">answers found by</th></tr></thead>'
             f"<tbody>{''.join(lines)}</tbody></table></div>")  # fmt: skip
+
+
+def _unread(rows: list[Row]) -> str:
+    """Answers that wait for a reader; nothing where an assignment has none."""
+    waiting = Counter(name for row in rows for name in to_read(row.record))
+    words = [f"{name}: {n} answer{'s' * (n != 1)}, marked for form alone. The rubric is in the solution pages."
+             for name, n in sorted(waiting.items())]  # fmt: skip
+    return f"<h2>Still to be read by a person</h2>{_list(words)}" if words else ""
 
 
 def _similar(hints: list[Hint]) -> str:

@@ -85,10 +85,12 @@ def write_tables(found: list[Row], assignment: str, folder: Path) -> list[Path]:
 def marks_table(found: list[Row]) -> list[list]:
     """Everything: points by question, total, days late, mark, how answers were found, remarks."""
     names = [m.question for m in found[0].record.questions] if found else []
-    head = ["student", "id", "file", "submitted", *names, "total", "of", "days late", "mark", "found by", "remarks"]
+    head = ["student", "id", "file", "submitted", *names, "total", "of", "days late", "mark", "to be read", "found by",
+            "remarks"]  # fmt: skip
     return [head] + [
         [safe(r.record.student), safe(r.record.id), safe(r.record.file), when(r.submission.submitted),
-         *(m.points for m in r.record.questions), r.record.total, r.record.of, r.days, r.final, ways(r.record),
+         *(m.points for m in r.record.questions), r.record.total, r.record.of, r.days, r.final,
+         " ".join(to_read(r.record)), ways(r.record),
          safe("; ".join(r.remarks))]
         for r in found
     ]  # fmt: skip
@@ -119,7 +121,13 @@ def short(row: Row) -> str:
     """Feedback in one line."""
     parts = [f"{m.question} {m.points:g}/{m.of}" + (f" ({m.rule})" if m.rule else "") for m in row.record.questions]
     late = f"; {row.days} days late" if row.days else ""
+    late += "; provisional, still to be read: " + " and ".join(to_read(row.record)) if to_read(row.record) else ""
     return f"{row.record.total:g} of {row.record.of:g} points{late}: " + ", ".join(parts)
+
+
+def to_read(record: Record) -> list[str]:
+    """Questions whose points stand for their form alone, until a person has read the answers."""
+    return [m.question for m in record.questions if m.read and m.points]
 
 
 def ways(record: Record) -> str:

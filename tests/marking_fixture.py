@@ -26,7 +26,7 @@ QUESTIONS = (
     Question("t1.q1", "Twice", "double", 4, 5, 1, tensors, (alike, finite(), agrees()), "Add it to itself."),
     Question("t1.q2", "Pattern", "pattern", 6, 10, 2, tensors, (alike, finite(), rows_sum_to_one(), agrees())),
     Question("t1.q3", "Heads", "heads", 4, 5, 1, lambda seed: [Case({})], (keys("layer", "head"), agrees()),
-             kind="value"),
+             kind="value", read=True),
     Question("t1.q4", "Count", "count", 6, 5, 1, words, (number(), agrees())),
 )
 '''

@@ -148,6 +148,18 @@ def test_summary_and_tables(graded: Graded) -> None:
     assert len(canvas) == len(moodle) + 1 == len(graded.rows) + 2
 
 
+def test_what_a_person_reads_is_said_to_be_provisional(graded: Graded) -> None:
+    marks = list(csv.DictReader((graded.out / "marks.csv").read_text(encoding="utf-8-sig").splitlines()))
+    assert {row["to be read"] for row in marks} == {"", "t1.q3"}
+    waiting = [row["id"] for row in marks if row["to be read"]]
+    assert all((float(row["t1.q3"]) > 0) == (row["id"] in waiting) for row in marks)
+    assert f"t1.q3: {len(waiting)} answers" in (graded.out / "summary.html").read_text()
+    page = (graded.out / "feedback" / "correct.html").read_text()
+    assert page.count("Provisional") == 1
+    moodle = (graded.out / "moodle.csv").read_text(encoding="utf-8-sig")
+    assert moodle.count("still to be read: t1.q3") == len(waiting)
+
+
 def test_the_command(graded: Graded, tmp_path: Path) -> None:
     options = ["--assignment", "t1", "--out", str(graded.out), "--solutions", str(graded.key), "--due", "2001-01-01",
                "--late", "0.001", "--seconds", "15", "--memory", "1"]  # fmt: skip

@@ -37,13 +37,12 @@ CELL_SECONDS = 600
 def nbgrader_source(notebook: dict, assignment: str) -> dict:
     """An instructor notebook as nbgrader's source: solutions inside, mistakes and rubric taken out."""
     by_part = {q.name.partition(".")[2]: q for q in questions(assignment)}
-    by_hand = {c["id"].partition("-")[0] for c in notebook["cells"] if "manual" in c["metadata"].get("tags", [])}
     made = copy.deepcopy(notebook)
     made["cells"] = [c for c in made["cells"] if not {"mistakes", "rubric", "expected"} & set(_tags(c))]
     for cell in made["cells"]:
         part, _, role = cell["id"].partition("-")
         if part in by_part and role in ("answer", "check"):
-            cell["metadata"]["nbgrader"] = nbgrader(by_part[part], role, part in by_hand)
+            cell["metadata"]["nbgrader"] = nbgrader(by_part[part], role)
         if part in by_part and role == "text":
             text = with_facts("".join(cell["source"]), by_part[part])
             cell["source"] = text.splitlines(keepends=True)

@@ -50,7 +50,6 @@ def edition(notebook: dict, questions: tuple[Question, ...], pictures: dict[str,
         folder: where the student edition goes; links are rewritten for it.
     """
     by_part = {q.name.partition(".")[2]: q for q in questions}
-    by_hand = {c["id"].partition("-")[0] for c in notebook["cells"] if "manual" in c["metadata"].get("tags", [])}
     made = {k: copy.deepcopy(v) for k, v in notebook.items() if k != "cells"} | {"cells": []}
     for cell in notebook["cells"]:
         tags, part = set(cell["metadata"].get("tags", [])), cell["id"].partition("-")[0]
@@ -58,14 +57,12 @@ def edition(notebook: dict, questions: tuple[Question, ...], pictures: dict[str,
             continue
         if cell["cell_type"] == "markdown":
             cell = _with(cell, with_links("".join(cell["source"]), folder))
-        made["cells"] += _student_cells(copy.deepcopy(cell), tags, by_part.get(part), pictures, part in by_hand)
+        made["cells"] += _student_cells(copy.deepcopy(cell), tags, by_part.get(part), pictures)
     return made
 
 
-def _student_cells(
-    cell: dict, tags: set[str], question: Question | None, pictures: dict[str, Picture], by_hand: bool
-) -> list[dict]:
-    """What stands in the place of one cell; ``by_hand``: the points of its exercise are given by a reader."""
+def _student_cells(cell: dict, tags: set[str], question: Question | None, pictures: dict[str, Picture]) -> list[dict]:
+    """What stands in the place of one cell."""
     source = "".join(cell["source"])
     if cell["cell_type"] == "code":
         cell |= {"outputs": [], "execution_count": None}
@@ -74,10 +71,10 @@ def _student_cells(
     if cell["id"].endswith("-text"):
         return [_with(cell, with_facts(source, question))]
     if "answer" in tags:
-        cell["metadata"]["nbgrader"] = nbgrader(question, "answer", by_hand)
+        cell["metadata"]["nbgrader"] = nbgrader(question, "answer")
         return [_with(cell, stub(source, question))]
     if "check" in tags:
-        cell["metadata"]["nbgrader"] = nbgrader(question, "check", by_hand)
+        cell["metadata"]["nbgrader"] = nbgrader(question, "check")
     if "expected" in tags:
         return _expected(cell, source, question, pictures[cell["id"]])
     return [cell]
@@ -87,10 +84,10 @@ def _with(cell: dict, source: str) -> dict:
     return cell | {"source": source.splitlines(keepends=True)}
 
 
-def nbgrader(question: Question, role: str, manual: bool = False) -> dict:
+def nbgrader(question: Question, role: str) -> dict:
     """nbgrader's metadata, schema 3: answers are solutions; points sit on the check, or on a text read by hand."""
     name = question.name.replace(".", "-")
-    graded = manual if role == "answer" else not manual
+    graded = question.read if role == "answer" else not question.read
     found = {
         "grade": graded, "grade_id": name if role == "answer" else f"{name}-check", "locked": role != "answer",
         "schema_version": 3, "solution": role == "answer", "task": False,
