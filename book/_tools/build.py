@@ -7,6 +7,7 @@ has changed since the last build, nothing is done.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import re
@@ -28,6 +29,7 @@ from ictl_book import cache_path, digest, execution_key, kernel_environment, pac
 NOTEBOOK_LIMIT = 2400.0  # seconds of wall clock for one notebook, beside others on a busy machine
 KEYS_KEPT = 3  # caches of earlier states of the package
 SHARING = ("01_", "02_")  # chapters that train the same models; they take longest, so they begin
+LOW_PRIORITY = 10
 CACHE_LOCK = threading.Lock()
 
 
@@ -147,7 +149,8 @@ def execute(notebook: Path, nb) -> float:
 def run_stale_notebooks(root: Path) -> None:
     """Execute, and put into the cache, every notebook whose result is not there, as many at a time as there are cores.
 
-    The chapters of the first part share the models that they train, so they run one after the other.
+    The chapters of the first part share the models that they train, so they run one after the other. They take longest
+    by far: what runs beside them is given lower priority, so that it fills gaps and does not hold them up.
     """
     cores, paths = os.cpu_count() or 1, chapters(root)
     sharing = [p for p in paths if p.name.startswith(SHARING)]
@@ -155,7 +158,7 @@ def run_stale_notebooks(root: Path) -> None:
     groups += [[p] for p in paths if p not in sharing]
     os.environ["OMP_NUM_THREADS"] = str(max(1, cores // 2))  # two notebooks at a time must not ask for four cores
     with ThreadPoolExecutor(max(1, min(cores, 4))) as pool:
-        jobs = [pool.submit(run_group, root, group) for group in groups]
+        jobs = [pool.submit(run_group, root, group, behind=group is not sharing) for group in groups]
         try:
             for job in as_completed(jobs):
                 job.result()
@@ -164,8 +167,11 @@ def run_stale_notebooks(root: Path) -> None:
             raise
 
 
-def run_group(root: Path, paths: list[Path]) -> None:
-    """Execute those of ``paths`` whose result is not in the cache, in their order."""
+def run_group(root: Path, paths: list[Path], behind: bool = False) -> None:
+    """Execute those of ``paths`` whose result is not in the cache, in their order, perhaps at lower priority."""
+    if behind and sys.platform == "linux":  # where a thread has a priority of its own, and its children take it over
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), max(os.nice(0), LOW_PRIORITY))
     for path in paths:
         run_if_stale(root, path)
 
