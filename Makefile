@@ -41,7 +41,7 @@ serve: book
 	@$(VENV) book/_tools/serve.py $(PORT)
 
 test: setup
-	@$(VENV) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	@$(VENV) -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 test-slow: setup
 	@$(VENV) -m pytest -m slow
