@@ -116,8 +116,8 @@ def failure(notebook: Path, number: int, source: str, error: Exception) -> Build
     )
 
 
-def execute(notebook: Path, nb) -> float:
-    """Run ``nb`` in place, in the folder of its file; seconds taken."""
+def execute(notebook: Path, nb, behind: bool = False) -> float:
+    """Run ``nb`` in place, in the folder of its file, perhaps at lower priority; seconds taken."""
     from nbclient import NotebookClient
 
     cells = [c for c in nb.cells if c.cell_type == "code" and c.source.strip()]
@@ -134,6 +134,7 @@ def execute(notebook: Path, nb) -> float:
         extra_arguments=["--IPKernelApp.log_level=40"],  # without the note on TCP
         timeout_func=seconds_left,
         record_timing=False,  # times in the metadata would change jupyter-cache's hash
+        on_notebook_start=lambda notebook: step_back(client.km.provisioner.pid) if behind else None,
         on_cell_execute=progress.start,
         on_cell_complete=progress.finish,
     )
@@ -169,14 +170,20 @@ def run_stale_notebooks(root: Path) -> None:
 
 def run_group(root: Path, paths: list[Path], behind: bool = False) -> None:
     """Execute those of ``paths`` whose result is not in the cache, in their order, perhaps at lower priority."""
-    if behind and sys.platform == "linux":  # where a thread has a priority of its own, and its children take it over
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), max(os.nice(0), LOW_PRIORITY))
     for path in paths:
-        run_if_stale(root, path)
+        run_if_stale(root, path, behind)
 
 
-def run_if_stale(root: Path, path: Path) -> None:
+def step_back(pid: int) -> None:
+    """Lower the priority of a kernel: as a process, and as a session where Linux shares cores among sessions."""
+    nice = str(max(os.nice(0), LOW_PRIORITY))
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, pid, int(nice))
+    with contextlib.suppress(OSError):
+        Path(f"/proc/{pid}/autogroup").write_text(nice)
+
+
+def run_if_stale(root: Path, path: Path, behind: bool = False) -> None:
     """Execute one notebook, or take its result from the cache."""
     import nbformat
     from jupyter_cache import get_cache
@@ -189,7 +196,7 @@ def run_if_stale(root: Path, path: Path) -> None:
             return say(f"  {path.name}: unchanged, result taken from the cache")
         except KeyError:
             say(f"  {path.name}: running")
-    seconds = execute(path, nb)
+    seconds = execute(path, nb, behind)
     bundle = CacheBundleIn(nb, str(path), data={"execution_seconds": seconds})
     with CACHE_LOCK:
         get_cache(str(cache_path(root))).cache_notebook_bundle(bundle, check_validity=False, overwrite=True)
