@@ -18,9 +18,12 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from conftest import ROOT, USERS_ENVIRONMENT
 from playwright.sync_api import TimeoutError as NotYet
+from pypdf import PdfReader
 
 sys.path.insert(0, str(ROOT / "book" / "_tools"))
 
+import chromium as drawing  # noqa: E402
+import pdf  # noqa: E402
 import serve  # noqa: E402
 
 pytestmark = pytest.mark.browser
@@ -57,25 +60,6 @@ def page_names() -> list[str]:
     pages = HTML.rglob("*.html")
     return sorted(p.relative_to(HTML).as_posix() for p in pages if "_static" not in p.parts)
 
-
-EMPTY_CANVASES = """() => [...document.querySelectorAll('.ictl-live')].filter(box => {
-  const blank = canvas => {
-    if (!canvas.width || !canvas.height) return true;
-    const copy = document.createElement('canvas');
-    copy.width = canvas.width; copy.height = canvas.height;
-    const context = copy.getContext('2d');
-    context.drawImage(canvas, 0, 0);
-    const pixels = new Uint32Array(context.getImageData(0, 0, copy.width, copy.height).data.buffer);
-    return pixels.every(p => p === pixels[0]);
-  };
-  return !box.children.length || [...box.querySelectorAll('canvas')].some(blank);
-}).map(box => box.id)"""
-
-UNDRAWN_WIDGETS = """() =>
-  [...document.querySelectorAll('script[type="application/vnd.jupyter.widget-view+json"]')].filter(script => {
-    const view = script.parentElement.querySelector('.jupyter-widgets');
-    return !view || !view.getBoundingClientRect().width;
-  }).map(script => script.textContent.trim())"""
 
 IMAGES_WITHOUT_ALT = """() => [...document.querySelectorAll('article img')].filter(image => {
   const alt = image.getAttribute('alt') || '';
@@ -124,12 +108,7 @@ class Visit:
         self.page.goto(url, wait_until="load")
         if url.endswith("/index.html"):  # it only leads on
             self.page.wait_for_url("**/book/intro.html", wait_until="load")
-        self.page.evaluate("window.MathJax && MathJax.startup ? MathJax.startup.promise : null")
-        for count in (EMPTY_CANVASES, UNDRAWN_WIDGETS):
-            with contextlib.suppress(NotYet):  # the assertions say what is missing
-                self.page.wait_for_function(f"() => ({count})().length === 0", timeout=20_000)
-        self.page.evaluate("document.fonts.ready.then(() => true)")
-        self.page.wait_for_timeout(200)
+        drawing.wait_until_drawn(self.page)
 
 
 def visit(chromium, own: str, name: str) -> Visit:
@@ -170,8 +149,8 @@ def test_pages_are_there(html):
 
 def assert_drawn(name: str, page) -> None:
     """Every circuitsvis picture, widget and formula of the page is there."""
-    assert page.evaluate(EMPTY_CANVASES) == [], f"{name}: circuitsvis drew nothing"
-    assert page.evaluate(UNDRAWN_WIDGETS) == [], f"{name}: a widget is not drawn"
+    assert page.evaluate(drawing.EMPTY_CANVASES) == [], f"{name}: circuitsvis drew nothing"
+    assert page.evaluate(drawing.UNDRAWN_WIDGETS) == [], f"{name}: a widget is not drawn"
     assert page.evaluate(RAW_MATHEMATICS) == [], f"{name}: mathematics not rendered"
 
 
@@ -298,6 +277,20 @@ def test_every_page_from_files(chromium, html):
         assert_slider_moves(opened.page)
 
     on_every_page(chromium, html.as_uri(), look)
+
+
+def test_a_chapter_in_print(chromium, address, tmp_path):
+    """Pictures, folds and formulas are on the sheets; navigation and folded code are not; parts join with bookmarks."""
+    page = chromium.new_context().new_page()
+    names = ["notebooks/03_transformer_as_circuits", "book/glossary"]
+    parts = [(name, pdf.printed(page, f"{address}/{name}.html")) for name in names]
+    page.context.close()
+    sheets = pdf.join(parts, tmp_path / "book.pdf")
+    found = PdfReader(tmp_path / "book.pdf")
+    text = "".join(sheet.extract_text() for sheet in found.pages)
+    assert len(found.pages) == sheets > 5 and [mark.title for mark in found.outline] == names
+    assert sum(len(sheet.images) for sheet in found.pages) >= 5
+    assert "What we see" in text and "page 1" in text and "Hide code" not in text and "Search" not in text
 
 
 def test_theme_button(chromium, address):

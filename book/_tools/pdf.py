@@ -17,15 +17,17 @@ ROOT = Path(__file__).resolve().parents[2]
 TARGET = ROOT / "_build" / "book.pdf"
 PRINTED = """
   .bd-sidebar-primary, .bd-sidebar-secondary, .bd-header, .bd-header-article, .prev-next-area, .bd-footer,
-  .bd-footer-content, #pst-skip-link, .skip-link, .claims-filters, .ictl-controls { display: none !important; }
+  .bd-footer-content, #pst-skip-link, .skip-link, .claims-filters, .ictl-controls,
+  details.above-input { display: none !important; }
   .bd-main, .bd-content, .bd-article-container, .bd-article { max-width: 100% !important; width: 100% !important; }
   .bd-article-container { padding: 0 !important; }
   details > * { display: block !important; }
-  img, figure, tr, pre { break-inside: avoid; }
+  img, figure, tr, .cell_input, .ictl-card, .admonition { break-inside: avoid; }
+  h1, h2, h3, h4, p:has(+ ul), p:has(+ ol) { break-after: avoid; }
   pre { white-space: pre-wrap !important; }
 """
 FOOTER = ('<div style="font-size:8px;width:100%;text-align:center;color:#57606a">'
-          '<span class="pageNumber"></span></div>')  # fmt: skip
+          '<span class="title"></span>, page <span class="pageNumber"></span></div>')  # fmt: skip
 
 
 def pages(root: Path) -> list[str]:
@@ -36,8 +38,7 @@ def pages(root: Path) -> list[str]:
 def printed(page, address: str) -> bytes:
     """One page as PDF, everything drawn, in the light theme."""
     page.goto(address, wait_until="load")
-    page.wait_for_load_state("networkidle")
-    page.evaluate("window.MathJax && MathJax.startup ? MathJax.startup.promise : null")
+    chromium.wait_until_drawn(page)
     page.add_style_tag(content=PRINTED)
     page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
     margins = {"top": "15mm", "bottom": "15mm", "left": "14mm", "right": "14mm"}
