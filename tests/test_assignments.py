@@ -233,6 +233,14 @@ def test_the_instructors_folder_of_the_small_assignment(root, capsys):
     assert zipfile.ZipFile(root / instructor.TARGET / "students.zip").namelist() == ["a8_small.ipynb"]
 
 
+def test_solution_pages_ask_no_other_host(tmp_path):
+    made = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell("A head is $W_{QK}$.")])
+    nbformat.write(made, tmp_path / "a8_small.ipynb")
+    page = instructor.page(tmp_path / "a8_small.ipynb")
+    scripts = re.findall(r'<script[^>]* src="([^"]*)"', page.read_text(encoding="utf8"))
+    assert scripts and all((tmp_path / script).is_file() for script in scripts)
+
+
 # The real assignments.
 
 

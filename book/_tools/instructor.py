@@ -1,7 +1,6 @@
 """The instructor edition, below `_build/instructor`, which git ignores: `make instructor`.
 
 ``solutions/``  every instructor notebook with its outputs, as notebook and as HTML page, rubric included
-                (the pages load MathJax, for formulas, from the network)
 ``nbgrader/``   a course folder for nbgrader: ``source/a1/...`` and ``nbgrader_config.py``
 ``students.zip``  the student notebooks, to hand out
 """
@@ -11,6 +10,8 @@ from __future__ import annotations
 import copy
 import json
 import os
+import re
+import shutil
 import sys
 import zipfile
 from pathlib import Path
@@ -32,6 +33,11 @@ c.ExecutePreprocessor.timeout = 120
 c.ClearSolutions.code_stub = {"python": "raise NotImplementedError"}
 """
 CELL_SECONDS = 600
+OUTSIDE = re.compile(r'<script src="https://[^"]*"> ?</script>')
+MATHJAX = ROOT / "book" / "_assets" / "vendor" / "mathjax"
+MATHEMATICS = """<script>MathJax = {tex: {inlineMath: [["$", "$"], ["\\\\(", "\\\\)"]]}};</script>
+<script src="mathjax/tex-mml-chtml.js"></script>
+"""
 
 
 def nbgrader_source(notebook: dict, assignment: str) -> dict:
@@ -63,24 +69,26 @@ def execute(notebook: Path, target: Path) -> None:
     import papermill
 
     chosen = {"preset": "smoke"} if "preset" in papermill.inspect_notebook(notebook) else {}
-
     target.mkdir(parents=True, exist_ok=True)
     done = target / notebook.name
     papermill.execute_notebook(
         notebook, done, parameters=chosen, cwd=notebook.parent, kernel_name="python3",
         progress_bar=False, execution_timeout=CELL_SECONDS,
+        extra_arguments=["--IPKernelApp.log_level=40"],  # without the note on TCP
     )  # fmt: skip
     page(done)
 
 
 def page(notebook: Path) -> Path | None:
-    """A notebook as HTML page beside it; None where nbconvert is not installed."""
+    """A notebook as HTML page beside it, which asks no other host; None where nbconvert is not installed."""
     try:
         from nbconvert import HTMLExporter
     except ModuleNotFoundError:
         print("no HTML pages: nbconvert is not installed; the notebooks hold the same.")
         return None
     text, _ = HTMLExporter().from_filename(str(notebook))
+    text = OUTSIDE.sub("", text).replace("</head>", f"{MATHEMATICS}</head>", 1)
+    shutil.copytree(MATHJAX, notebook.parent / "mathjax", dirs_exist_ok=True)
     write_bytes(notebook.with_suffix(".html"), text.encode("utf8"))
     return notebook.with_suffix(".html")
 
