@@ -39,10 +39,15 @@ def pytest_unconfigure(config) -> None:
 def pytest_collection_modifyitems(items) -> None:
     """The browser tests need the built book, minutes of work: last, so that a broken function shows at once.
 
-    With several processes they come first: one process builds the book while the others run all the rest.
+    With several processes the longest files come first, one a process: the browser's, then that of the chapters.
     """
     alone = "PYTEST_XDIST_WORKER" not in os.environ
-    items.sort(key=lambda item: (item.get_closest_marker("browser") is not None) == alone)
+
+    def rank(item) -> int:
+        browser = item.get_closest_marker("browser") is not None
+        return int(browser) if alone else -2 * browser - (item.path.name == "test_notebooks.py")
+
+    items.sort(key=rank)
 
 
 @pytest.fixture(scope="session")
