@@ -183,6 +183,8 @@ def distribution(rows: list[Row]):
             counts = [sum(map(suits, ms)) for ms in several]
             right.barh(names, counts, left=start, color=colour, label=label)
             start = [a + b for a, b in zip(start, counts, strict=True)]
+        for axis in (left.xaxis, left.yaxis, right.xaxis):
+            axis.get_major_locator().set_params(integer=True)
         right.invert_yaxis()
         right.set(title="Questions", xlabel="students")
         right.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=3)
