@@ -121,7 +121,8 @@ def short(row: Row) -> str:
     """Feedback in one line."""
     parts = [f"{m.question} {m.points:g}/{m.of}" + (f" ({m.rule})" if m.rule else "") for m in row.record.questions]
     late = f"; {row.days} days late" if row.days else ""
-    late += "; provisional, still to be read: " + " and ".join(to_read(row.record)) if to_read(row.record) else ""
+    waiting = " and ".join(to_read(row.record))
+    late += f"; provisional, still to be read: {waiting}" if waiting else ""
     return f"{row.record.total:g} of {row.record.of:g} points{late}: " + ", ".join(parts)
 
 

@@ -22,7 +22,7 @@ from pypdf import PdfReader
 
 sys.path.insert(0, str(ROOT / "book" / "_tools"))
 
-import chromium as drawing  # noqa: E402
+import drawn  # noqa: E402
 import pdf  # noqa: E402
 import serve  # noqa: E402
 
@@ -108,7 +108,7 @@ class Visit:
         self.page.goto(url, wait_until="load")
         if url.endswith("/index.html"):  # it only leads on
             self.page.wait_for_url("**/book/intro.html", wait_until="load")
-        drawing.wait_until_drawn(self.page)
+        drawn.wait_until_drawn(self.page)
 
 
 def visit(chromium, own: str, name: str) -> Visit:
@@ -149,8 +149,8 @@ def test_pages_are_there(html):
 
 def assert_drawn(name: str, page) -> None:
     """Every circuitsvis picture, widget and formula of the page is there."""
-    assert page.evaluate(drawing.EMPTY_CANVASES) == [], f"{name}: circuitsvis drew nothing"
-    assert page.evaluate(drawing.UNDRAWN_WIDGETS) == [], f"{name}: a widget is not drawn"
+    assert page.evaluate(drawn.EMPTY_CANVASES) == [], f"{name}: circuitsvis drew nothing"
+    assert page.evaluate(drawn.UNDRAWN_WIDGETS) == [], f"{name}: a widget is not drawn"
     assert page.evaluate(RAW_MATHEMATICS) == [], f"{name}: mathematics not rendered"
 
 

@@ -9,6 +9,7 @@ from io import BytesIO
 from pathlib import Path
 
 import chromium
+import drawn
 import serve
 from playwright.sync_api import sync_playwright
 from pypdf import PdfReader, PdfWriter
@@ -38,7 +39,7 @@ def pages(root: Path) -> list[str]:
 def printed(page, address: str) -> bytes:
     """One page as PDF, everything drawn, in the light theme."""
     page.goto(address, wait_until="load")
-    chromium.wait_until_drawn(page)
+    drawn.wait_until_drawn(page)
     page.add_style_tag(content=PRINTED)
     page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
     margins = {"top": "15mm", "bottom": "15mm", "left": "14mm", "right": "14mm"}
