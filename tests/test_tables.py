@@ -9,7 +9,7 @@ from ictl_utils import data, tables
 from ictl_utils.config import IctlError, ModelConfig, TrainConfig
 from ictl_utils.snapshots import Run
 from ictl_utils.survey import QUICK, survey, tables_folder
-from ictl_utils.tables import OPTIONAL, SCHEMA, collect, read, select, summary, write
+from ictl_utils.tables import DECIMALS, OPTIONAL, SCHEMA, collect, read, select, summary, write
 from ictl_utils.train import train
 
 SMALL = {"d_model": 32, "n_heads": 2, "n_ctx": 32, "d_vocab": 200}
@@ -62,12 +62,12 @@ def test_what_was_written_is_read(joined, folder: Path) -> None:
         for column in set(found[name]) - {"losses_nats"}:
             was, now = joined[name][column], found[name][column]
             assert now.tolist() == was.tolist() if was.dtype.kind not in "f" else np.allclose(
-                now, was.astype(float), atol=1e-5, equal_nan=True), (name, column)
+                now, was.astype(float), atol=0.51 * 10.0 ** -DECIMALS.get(name, 5), equal_nan=True), (name, column)
     assert found["heads"]["prefix_matching"].dtype == found["snapshots"]["loss_nats"].dtype == np.float32
     assert found["runs"]["flops"].tolist() == joined["runs"]["flops"].tolist()
     assert found["facts"]["value"].tolist() == joined["facts"]["value"].tolist()
     losses = zip(found["token_losses"]["losses_nats"], joined["token_losses"]["losses_nats"], strict=True)
-    assert all(np.array_equal(a, b) for a, b in losses)
+    assert all(np.allclose(a, np.asarray(b, float), rtol=1e-3, atol=0.006) for a, b in losses)
 
 
 def test_what_is_written_anew_is_read_anew(joined, folder: Path) -> None:
