@@ -7,6 +7,7 @@ for that.
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import importlib.util
 import os
@@ -109,9 +110,18 @@ def copy_circuitsvis(app, exception) -> None:
         shutil.copyfile(circuitsvis_bundle(), target)
 
 
+def unpack_scripts(app, exception) -> None:
+    """Unpack the scripts that the project keeps compressed."""
+    if exception is None and app.builder.format == "html":
+        for packed in (Path(app.outdir) / "_static" / "vendor").rglob("*.js.gz"):
+            packed.with_suffix("").write_bytes(gzip.decompress(packed.read_bytes()))
+            packed.unlink()
+
+
 def setup(app) -> dict:
     app.connect("config-inited", configure_execution)
     app.connect("html-page-context", page_scripts, priority=900)
     app.connect("html-page-context", plain_citations)
     app.connect("build-finished", copy_circuitsvis)
+    app.connect("build-finished", unpack_scripts)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
