@@ -14,7 +14,7 @@ from .survey import FULL, TABLES, Effort, is_surveyed, survey
 
 SHIPPED = Path(__file__).parent / "zoo_data"
 # Digits after the point in shipped tables, 5 where not named: well below each number's standard error, few megabytes.
-DECIMALS = {"positions": 3, "token_losses": 2, "heads": 4, "composition": 4, "ablations": 4}
+DECIMALS = {"positions": 3, "token_losses": 1, "heads": 4, "composition": 4, "ablations": 4}
 RUN = {"run_id": "name of the run; ends in the hash of its configuration"}
 SNAP = RUN | {"snapshot": "number of the snapshot in its run, from 0"}
 HEAD = SNAP | {"layer": "layer, from 0", "head": "head, from 0"}
