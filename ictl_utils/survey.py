@@ -6,7 +6,10 @@ column names; :mod:`ictl_utils.tables` documents every column.
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +29,8 @@ from .survey_facts import facts
 from .tokens import Tokens, eval_windows, load_tokens
 from .train import one_thread, show_progress
 
+Frames = dict[str, pd.DataFrame]
+PARTS = "parts"  # of a survey that is not finished, in the folder of its tables
 SURVEY = 1  # raised when the code changes what is measured
 TABLES = ("snapshots", "positions", "token_losses", "heads", "composition", "ablations", "facts")
 BLOCKS = 4  # of the paper's probe: 25 random tokens, four times
@@ -47,7 +52,7 @@ FULL = Effort()
 QUICK = Effort(icl=64, losses=32, heads=8, ablations=8, fills=3, trained=2048)
 
 
-def survey(run: Run, effort: Effort = FULL, *, progress: bool | None = None) -> dict[str, pd.DataFrame]:
+def survey(run: Run, effort: Effort = FULL, *, progress: bool | None = None) -> Frames:
     """Measure every snapshot of a finished run, or read what was measured before.
 
     Raises:
@@ -66,8 +71,13 @@ def survey(run: Run, effort: Effort = FULL, *, progress: bool | None = None) -> 
             found = _Surveyor(run, tokens, effort).run_all(show_progress() if progress is None else progress)
         for name, frame in found.items():
             frame.insert(0, "run_id", run.run_id)
-            write_bytes(folder / f"{name}.parquet", frame.to_parquet(index=False, compression="zstd"))
+            _write(frame, folder / f"{name}.parquet")
+        shutil.rmtree(folder / PARTS)
     return {name: pd.read_parquet(folder / f"{name}.parquet") for name in TABLES}
+
+
+def _write(frame: pd.DataFrame, path: Path) -> None:
+    write_bytes(path, frame.to_parquet(index=False, compression="zstd"))
 
 
 def tables_folder(run: Run, effort: Effort = FULL) -> Path:
@@ -114,13 +124,14 @@ class _Surveyor:
         self.blocks = repeated_probe(tokens, self.n_ctx)
         self.gaps = metrics.random_blocks(tokens, self.n_ctx)
         self.at = chosen_positions(self.n_ctx)
+        self.parts = tables_folder(run, effort) / PARTS
 
-    def run_all(self, progress: bool) -> dict[str, pd.DataFrame]:
+    def run_all(self, progress: bool) -> Frames:
         """All tables of the run: first what needs one snapshot, then what needs its phase change."""
         rows: dict[str, list[pd.DataFrame]] = {name: [] for name in TABLES}
         bar = tqdm(total=2 * len(self.run), desc=self.run.run_id, unit="snapshot", disable=not progress)
         for i in range(len(self.run)):
-            for name, frame in self.snapshot(self.run.model(i)).items():
+            for name, frame in self.kept("snapshot", i, self.snapshot).items():
                 rows[name].append(frame.assign(snapshot=i))
             bar.update()
         snapshots = pd.concat(rows["snapshots"]).assign(tokens=self.run.tokens)
@@ -128,16 +139,28 @@ class _Surveyor:
         window = metrics.phase_change(self.run.tokens, snapshots["icl_nats"].to_numpy())
         vector = self.change(window)
         for i in range(len(self.run)):
-            rows["ablations"].append(self.ablations(self.run.model(i), i, vector).assign(snapshot=i))
+            found = self.kept("ablations", i, partial(self.ablations, i, vector))
+            rows["ablations"].append(found["ablations"].assign(snapshot=i))
             bar.update()
         model, text = self.run.model(), self.some[: self.effort.heads]
         prefix, previous = metrics.prefix_matching(model, self.blocks), metrics.previous_token(model, text)
-        found = facts(model, self.tokens, self.few, prefix, previous, self.effort.trained)
-        rows["facts"].append(found.assign(snapshot=len(self.run) - 1))
+        last = facts(model, self.tokens, self.few, prefix, previous, self.effort.trained)
+        rows["facts"].append(last.assign(snapshot=len(self.run) - 1))
         empty = [pd.DataFrame()]
         return {name: pd.concat(frames or empty, ignore_index=True) for name, frames in rows.items()}
 
-    def snapshot(self, model: Transformer) -> dict[str, pd.DataFrame]:
+    def kept(self, kind: str, i: int, measure: Callable[[Transformer], Frames]) -> Frames:
+        """Measure a snapshot, or read what a survey that was stopped had measured. A folder there is whole."""
+        there = self.parts / f"{kind}_{i}"
+        if not there.exists():
+            fresh = there.with_suffix(".tmp")
+            shutil.rmtree(fresh, ignore_errors=True)
+            for name, frame in measure(self.run.model(i)).items():
+                _write(frame, fresh / f"{name}.parquet")
+            fresh.rename(there)
+        return {path.stem: pd.read_parquet(path) for path in there.iterdir()}
+
+    def snapshot(self, model: Transformer) -> Frames:
         """Losses, head scores and composition of one snapshot."""
         losses = metrics.token_losses(model, self.some)
         frames = {"snapshots": self.scores(model, losses), "token_losses": self.one_each(losses),
@@ -190,18 +213,18 @@ class _Surveyor:
         before, after = (probes.losses_at(self.run.model(i), self.few, self.at) for i in (start, end))
         return (after - before) / max(float(np.linalg.norm(after - before)), 1e-12)
 
-    def ablations(self, model: Transformer, i: int, vector: np.ndarray) -> pd.DataFrame:
+    def ablations(self, i: int, vector: np.ndarray, model: Transformer) -> Frames:
         """Every head without, one at a time: zero ablations of both kinds, and other fills at some snapshots."""
         if not model.cfg.n_layers:
-            return pd.DataFrame()
+            return {"ablations": pd.DataFrame()}
         all_fills = i == len(self.run) - 1 or i % self.effort.fills == 0
         found = sweep(model, self.few, self.at, fills=FILLS if all_fills else FILLS[:1])
         change = effects(found, *metrics.icl_ranges(self.n_ctx), vector)
         columns = {"icl_change_nats": change.icl, "icl_change_se_nats": change.icl_se,
                    "loss_change_nats": change.loss, "attribution_nats": change.along}  # fmt: skip
         kind, fill, layer, head = (x.ravel() for x in np.indices(change.icl.shape))
-        return pd.DataFrame({"layer": layer, "head": head, "kind": np.array(found.kinds)[kind],
-                             "fill": np.array(found.fills)[fill]} | {k: v.ravel() for k, v in columns.items()})
+        names = {"layer": layer, "head": head, "kind": np.array(found.kinds)[kind], "fill": np.array(found.fills)[fill]}
+        return {"ablations": pd.DataFrame(names | {name: x.ravel() for name, x in columns.items()})}
 
 
 def composition_table(model: Transformer, buggy: bool = False) -> pd.DataFrame:

@@ -297,6 +297,30 @@ def test_the_second_time_it_is_read(run: Run, found, monkeypatch: pytest.MonkeyP
     assert is_surveyed(run, EFFORT) and not is_surveyed(run, QUICK)
 
 
+@pytest.mark.parametrize(("kind", "at"), [("snapshot", 1), ("ablations", 2)])
+def test_a_stopped_survey_goes_on(run: Run, found, tmp_path, monkeypatch, kind: str, at: int) -> None:
+    """Nothing that was measured is measured again, and the tables are those of a survey in one go."""
+    copy, seen = copied(run, tmp_path), []
+    whole = surveying._Surveyor.kept
+
+    def stops(self, name, i, measure):
+        if (name, i) == (kind, at) and not seen:
+            seen.append(len(list(self.parts.iterdir())))
+            (self.parts / f"{name}_{i}.tmp").mkdir()  # begun
+            raise KeyboardInterrupt
+        done = seen and (name == "snapshot" or name == kind) and (i < at or name != kind)
+        return whole(self, name, i, (lambda model: pytest.fail("measured again")) if done else measure)
+
+    monkeypatch.setattr(surveying._Surveyor, "kept", stops)
+    with pytest.raises(KeyboardInterrupt):
+        survey(copy, EFFORT)
+    assert seen == [at + (len(run) if kind == "ablations" else 0)] and not is_surveyed(copy, EFFORT)
+    again = survey(copy, EFFORT)
+    for name in TABLES:
+        pd.testing.assert_frame_equal(again[name], found[name])
+    assert not list(copy.path.glob("tables_*/parts"))
+
+
 def test_the_folder_follows_effort_and_weights(run: Run) -> None:
     names = {tables_folder(run, e).name for e in (EFFORT, replace(EFFORT, trained=None), replace(EFFORT, fills=3))}
     other = Run(run.path)
