@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import math
+import re
 from collections.abc import Iterable
 from functools import cached_property
 
@@ -18,6 +19,9 @@ from .judgement import MISSING, Judged, judge_zoo
 from .numbers_base import Zoo
 
 CLAIMS_PAGE = "../book/claims.html"
+# In the definition of a number: it is that of one of the models of the claim.
+EXTREME = "(smallest|largest)"
+OF_MODELS = re.compile(rf"{EXTREME} over the models|model where (?:it|its absolute value) is {EXTREME}")
 
 
 class Words:
@@ -163,6 +167,9 @@ def _registered(c: Claim) -> str:
 def _badge_row(j: Judged) -> str:
     """One claim with its verdict, and what would change it."""
     verdict, notes = j.verdict, []
+    definition = next(iter(j.claim.numbers.values()), "") if verdict and verdict.value is not None else ""
+    if which := OF_MODELS.search(definition):
+        notes.append(f"of the models, the {which[1] or which[2]}")
     if j.without and j.stable != "yes":
         notes.append(f"another verdict without {html.escape(j.stable.removeprefix('no: '))}")
     if j.second_corpus:
@@ -173,4 +180,5 @@ def _badge_row(j: Judged) -> str:
     word = j.word if j.word != MISSING else "no verdict yet"
     return (f"<tr><td>{_link(j.claim.id)} {html.escape(j.claim.claim)}</td>"
             f'<td><a class="ictl-badge {j.word.replace(" ", "-")}" href="{CLAIMS_PAGE}#{j.claim.id}">{word}</a></td>'
-            f"<td>{html.escape(measured(j))}{more}</td><td>{verdict.n_seeds if verdict else 0}</td></tr>")  # fmt: skip
+            f'<td title="{html.escape(definition)}">{html.escape(measured(j))}{more}</td>'
+            f"<td>{verdict.n_seeds if verdict else 0}</td></tr>")  # fmt: skip

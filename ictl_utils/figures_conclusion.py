@@ -146,8 +146,8 @@ def shortfalls(judged: Sequence[Judged], verdicts: Sequence[str] = ("contradicte
 
 def _range(values: Sequence[float]) -> str:
     """Median with smallest and largest over seeds."""
-    middle = f"{np.median(values):.3g}".replace("-", "−")
-    return middle if len(values) == 1 else f"{middle} [{min(values):.3g}, {max(values):.3g}]".replace("-", "−")
+    text = f"{np.median(values):.3g}" + (f" [{min(values):.3g}, {max(values):.3g}]" if len(values) > 1 else "")
+    return text.replace("-", "−").replace("inf", "∞")
 
 
 def _table(head: str, rows: Sequence[str], alt: str) -> View:

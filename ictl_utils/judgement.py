@@ -72,7 +72,7 @@ def _judged(claim: Claim, first: Zoo, second: Zoo, narrow: Zoo, place: tuple[str
     numbers = NUMBERS[claim.id](first)
     verdict, why = _verdict(claim, numbers, place)
     if verdict is None:
-        return Judged(claim, None, {}, None, why=why)
+        return Judged(claim, None, {}, None, why=why or _not_measured(claim, first))
     other = NUMBERS[claim.id](second) if not any(m.startswith(SECOND) for m in claim.models) else pd.DataFrame()
     under_narrow = _verdict(claim, NUMBERS[claim.id](narrow), place)[0]
     return Judged(claim, verdict, leave_one_out(claim, numbers), _verdict(claim, other, place)[0],
@@ -90,13 +90,19 @@ def _judged_pretrained(claim: Claim, zoos: list[Zoo], place: tuple[str, str]) ->
 
 
 def _verdict(claim: Claim, numbers: pd.DataFrame, place: tuple[str, str]) -> tuple[Verdict | None, str]:
-    """The verdict, or none and why: the models are not measured, or a number is undefined for them."""
+    """The verdict, or none where there are no numbers, and why where one is undefined."""
     if numbers.empty:
-        return None, f"not measured: {', '.join(claim.models)}"
+        return None, ""
     try:
         return judge(claim, numbers, *place), ""
     except IctlError as error:
         return None, str(error)
+
+
+def _not_measured(claim: Claim, zoo: Zoo) -> str:
+    """Which models of a claim no seed has; all of them where each has some, but none has the same."""
+    absent = [name for name in claim.models if not zoo.seeds(name)]
+    return f"not measured: {', '.join(absent or claim.models)}"
 
 
 def missing(judged: list[Judged]) -> list[str]:

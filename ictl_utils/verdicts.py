@@ -81,8 +81,9 @@ def how_to_test(claim: Claim) -> str:
     """What a reader would have to measure, and on which models."""
     needs = " or ".join(SCOPES[letter] for letter in claim.scope)
     command = " Command: `ictl pretrained NAME` for each model." if "P" in claim.scope and claim.reproduced_test else ""
-    return (f"Needs {needs} ({', '.join(claim.models)}).{command} Measure: {claim.measure}. "
-            f"Reproduced if: {claim.reproduced_if}. Contradicted if: {claim.contradicted_if}.")  # fmt: skip
+    bounds = {"Reproduced if": claim.reproduced_if, "Contradicted if": claim.contradicted_if}
+    tests = " ".join(f"{word}: {bound}." for word, bound in bounds.items() if bound.strip(" -"))
+    return f"Needs {needs} ({', '.join(claim.models)}).{command} Measure: {claim.measure}. {tests}"
 
 
 def to_frame(verdicts: Iterable[Verdict]) -> pd.DataFrame:

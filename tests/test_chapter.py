@@ -37,6 +37,22 @@ def test_verdicts_say_what_was_measured(page: Chapter) -> None:
     assert 'class="ictl-badge not-testable-here"' in view.html and "pythia" in view.alt
 
 
+def test_verdicts_say_which_model_decides(page: Chapter) -> None:
+    """Many registered numbers are those of the model that speaks most against the claim."""
+    decided = page.verdicts("C02").html
+    assert "of the models, the smallest" in decided and 'title="removed' not in decided
+    assert 'title="effect of knocking out all induction heads together' in decided
+    assert "of the models" not in page.verdicts("E03").html
+
+
+def test_a_missing_verdict_names_the_missing_models() -> None:
+    everything = read()
+    ids = everything["runs"].query("name == 'attn-1l'")["run_id"]
+    some = {name: frame[frame["run_id"].isin(ids)] for name, frame in everything.items()}
+    (judged,) = judge_zoo(some, only=["A03"])
+    assert judged.claim.models == ("attn-1l", "attn-2l") and judged.why == "not measured: attn-2l"
+
+
 def test_figures_have_a_number_an_anchor_and_their_claims(page: Chapter) -> None:
     drawing = attention_pattern(np.eye(3), ["a", "b", "c"])
     view = page.figure("no-such-figure", drawing, "Three <tokens>.", claims="A01 A02")
