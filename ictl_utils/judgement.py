@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import asdict, dataclass, replace
 
 import pandas as pd
 
@@ -12,12 +12,15 @@ from . import figure_list, numbers_pretrained, pretrained_tables
 from .claims import Claim, load_claims
 from .config import IctlError, require, run_id
 from .numbers import NUMBERS, PRETRAINED
-from .numbers_base import NARROW, Zoo
+from .numbers_base import NARROW, Zoo, seeds_in
+from .numbers_training import same_sign
 from .tables import Tables
-from .verdicts import Verdict, judge, leave_one_out, to_json
+from .verdicts import Verdict, how_to_test, judge, leave_one_out, to_json
 from .zoo import entries
 
 MISSING = "missing"
+AGAIN = {"A08": (same_sign,)}  # numbers that depend on all seeds, made anew when one is left out
+OVER_TRAINING, WHOLE_RUN = ("A17", "E11"), " --revisions training"  # these need checkpoints from the first step on
 SECOND = "docs-"  # names of models on the second corpus begin with it
 
 
@@ -55,46 +58,49 @@ def judge_zoo(tables: Tables, places: Mapping[str, tuple[str, str]] | None = Non
         pretrained: measurements of pretrained models, default those that come with the package.
     """
     shown_at = figure_list.places() if places is None else places
-    zoos = (Zoo(tables, preset_name=preset_name), Zoo(tables, second_corpus(preset_name), preset_name),
+    other_text = second_corpus(preset_name, seeds_in(tables))
+    zoos = (Zoo(tables, preset_name=preset_name), Zoo(tables, other_text, preset_name),
             Zoo(tables, preset_name=preset_name, share=NARROW))  # fmt: skip
     others = numbers_pretrained.zoos(pretrained_tables.shipped() if pretrained is None else pretrained)
     claims = [(c, shown_at.get(c.id, ("", ""))) for c in load_claims() if only is None or c.id in only]
     return [_judged(c, *zoos, place) if c.testable else _judged_pretrained(c, others, place) for c, place in claims]
 
 
-def second_corpus(preset_name: str = "laptop") -> dict[str, list[str]]:
+def second_corpus(preset_name: str = "laptop", seeds: int = 0) -> dict[str, list[str]]:
     """Name -> run ids with every model replaced by the same one on the second corpus; none where there is none."""
-    ids = {e.name: [run_id(*run) for run in e.runs()] for e in entries(preset_name)}
+    ids = {e.name: [run_id(*run) for run in e.all_runs(seeds)] for e in entries(preset_name)}
     return {name: ids.get(SECOND + name, []) for name in ids if not name.startswith(SECOND)}
 
 
 def _judged(claim: Claim, first: Zoo, second: Zoo, narrow: Zoo, place: tuple[str, str]) -> Judged:
-    numbers = NUMBERS[claim.id](first)
-    verdict, why = _verdict(claim, numbers, place)
+    compute = NUMBERS[claim.id]
+    verdict, why = _verdict(claim, compute, first, place)
     if verdict is None:
         return Judged(claim, None, {}, None, why=why or _not_measured(claim, first))
-    other = NUMBERS[claim.id](second) if not any(m.startswith(SECOND) for m in claim.models) else pd.DataFrame()
-    under_narrow = _verdict(claim, NUMBERS[claim.id](narrow), place)[0]
-    return Judged(claim, verdict, leave_one_out(claim, numbers), _verdict(claim, other, place)[0],
-                  under_narrow.verdict if under_narrow else "")  # fmt: skip
+    other = None if any(m.startswith(SECOND) for m in claim.models) else _verdict(claim, compute, second, place)[0]
+    under_narrow = _verdict(claim, compute, narrow, place)[0]
+    without = leave_one_out(claim, compute(first), *AGAIN.get(claim.id, ()))
+    return Judged(claim, verdict, without, other, under_narrow.verdict if under_narrow else "")
 
 
 def _judged_pretrained(claim: Claim, zoos: list[Zoo], place: tuple[str, str]) -> Judged:
     """A claim that small models do not decide: judged where all that it needs is measured, else not testable here."""
     compute = PRETRAINED.get(claim.id) if claim.reproduced_test else None
-    found = [numbers for numbers in map(compute, zoos) if len(numbers)] if compute else []
-    verdict, why = _verdict(claim, found[0], place) if found else (None, "")
+    found = [zoo for zoo in zoos if len(compute(zoo))] if compute else []
+    verdict, why = _verdict(claim, compute, found[0], place) if found else (None, "")
     if verdict is None:
-        return Judged(claim, judge(claim, None, *place), {}, None, why=why)
-    return Judged(claim, verdict, leave_one_out(claim, found[0]), None)
+        command = f"ictl pretrained NAME{WHOLE_RUN if claim.id in OVER_TRAINING else ''}" if compute else ""
+        none = replace(judge(claim, None, *place), how_to_test=how_to_test(claim, command))
+        return Judged(claim, none, {}, None, why=why)
+    return Judged(claim, verdict, leave_one_out(claim, compute(found[0])), None)
 
 
-def _verdict(claim: Claim, numbers: pd.DataFrame, place: tuple[str, str]) -> tuple[Verdict | None, str]:
-    """The verdict, or none where there are no numbers, and why where one is undefined."""
-    if numbers.empty:
-        return None, ""
+def _verdict(claim: Claim, compute: Callable[[Zoo], pd.DataFrame], zoo: Zoo, place: tuple[str, str]
+             ) -> tuple[Verdict | None, str]:  # fmt: skip
+    """The verdict, or none where there are no numbers, and why where one cannot be computed or is undefined."""
     try:
-        return judge(claim, numbers, *place), ""
+        numbers = compute(zoo)
+        return (None, "") if numbers.empty else (judge(claim, numbers, *place), "")
     except IctlError as error:
         return None, str(error)
 

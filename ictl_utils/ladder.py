@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from .config import IctlError, ModelConfig, TrainConfig, one_of, require, run_id, runs_dir
 from .model import Transformer
-from .snapshots import Run
+from .snapshots import Run, find_runs
 from .survey import FULL, QUICK, Effort, is_surveyed, survey
 from .tables import Tables, collect, write
 from .tokens import load_tokens
@@ -164,6 +164,7 @@ def survey_many(runs: list[Run], effort: Effort = FULL, jobs: int | None = None)
 
 def collect_zoo(folder: str | Path, preset_name: str = "laptop", to: str | Path | None = None) -> Tables:
     """Join the tables of all measured runs of the zoo in ``folder``; written to ``to``, default its ``tables``."""
-    tables = collect(folder, names(preset_name), effort_of(preset_name))
+    seeds = 1 + max((run.train_cfg.init_seed for run in find_runs(folder)), default=0)
+    tables = collect(folder, names(preset_name, seeds), effort_of(preset_name))
     write(tables, to or Path(folder) / "tables")
     return tables

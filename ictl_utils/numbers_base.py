@@ -197,6 +197,11 @@ class RunTables:
         return rows.reshape(shape)
 
 
+def seeds_in(tables: Mapping[str, pd.DataFrame]) -> int:
+    """How many seeds there may be: one more than the largest."""
+    return int(tables["runs"]["init_seed"].max()) + 1 if len(tables["runs"]) else 0
+
+
 class Zoo:
     """Tables of many runs, read by name of the configuration and seed (the initialisation, at data order 0)."""
 
@@ -208,7 +213,7 @@ class Zoo:
             share: slope at the ends of the window, over the steepest.
         """
         self.tables, self._read, self.share = tables, {}, share
-        self._ids = {entry.name: [run_id(*run) for run in entry.runs()] for entry in entries(preset_name)}
+        self._ids = {e.name: [run_id(*run) for run in e.all_runs(seeds_in(tables))] for e in entries(preset_name)}
         self._ids |= {name: list(ids) for name, ids in (runs or {}).items()}
 
     def seeds(self, *names: str) -> list[int]:

@@ -37,7 +37,8 @@ def b04(zoo: Zoo) -> pd.DataFrame:
         for r in runs:
             gains, forms = r.change >= GAIN * runs[2].change, r.prefix.max() > FORMED
             if gains and forms:
-                distances.append(abs(phase_change(r.tokens, -r.best_prefix).start - r.window.start) / r.width)
+                onset = phase_change(r.tokens, -r.best_prefix, share=r.share).start
+                distances.append(abs(onset - r.window.start) / r.width)
             together += distances[-1] < 1 if gains and forms else not gains and not forms
         return {"together": together, "apart": max(distances)}
 

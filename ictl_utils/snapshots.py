@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int
+from safetensors import safe_open
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -132,6 +133,12 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, st
     """Write tensors as safetensors, atomically; returns the SHA-256 of the file."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     return write_bytes(path, save(plain, metadata))
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The strings that :func:`write_tensors` was given beside the tensors."""
+    with safe_open(path, "pt") as file:
+        return file.metadata() or {}
 
 
 def read_tensors(path: Path, sha256: str) -> dict[str, Tensor]:

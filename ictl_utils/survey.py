@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from filelock import FileLock
 from jaxtyping import Int
 from tqdm.auto import tqdm
 
@@ -61,19 +62,25 @@ def survey(run: Run, effort: Effort = FULL, *, progress: bool | None = None) -> 
     require(run.finished, f"{run.run_id} is not finished; train it to its end first (`ictl ladder` goes on with it).")
     folder = tables_folder(run, effort)
     if not is_surveyed(run, effort):
-        tokens = load_tokens(run.train_cfg.corpus, run.model_cfg.d_vocab)
-        require(
-            tokens.sha == run.manifest["corpus"]["sha256"],
-            f"{run.run_id} was trained on another state of corpus={run.train_cfg.corpus!r} (other Python or files); "
-            "measure it where it was trained, or train it again here.",
-        )
-        with one_thread(), torch.no_grad():
-            found = _Surveyor(run, tokens, effort).run_all(show_progress() if progress is None else progress)
-        for name, frame in found.items():
-            frame.insert(0, "run_id", run.run_id)
-            _write(frame, folder / f"{name}.parquet")
-        shutil.rmtree(folder / PARTS)
+        with FileLock(run.path / ".survey"):
+            if not is_surveyed(run, effort):  # another process may have measured it meanwhile
+                _measure(run, effort, show_progress() if progress is None else progress)
     return {name: pd.read_parquet(folder / f"{name}.parquet") for name in TABLES}
+
+
+def _measure(run: Run, effort: Effort, progress: bool) -> None:
+    tokens, folder = load_tokens(run.train_cfg.corpus, run.model_cfg.d_vocab), tables_folder(run, effort)
+    require(
+        tokens.sha == run.manifest["corpus"]["sha256"],
+        f"{run.run_id} was trained on another state of corpus={run.train_cfg.corpus!r} (other Python or files); "
+        "measure it where it was trained, or train it again here.",
+    )
+    with one_thread(), torch.no_grad():
+        found = _Surveyor(run, tokens, effort).run_all(progress)
+    for name, frame in found.items():
+        frame.insert(0, "run_id", run.run_id)
+        _write(frame, folder / f"{name}.parquet")
+    shutil.rmtree(folder / PARTS, ignore_errors=True)
 
 
 def _write(frame: pd.DataFrame, path: Path) -> None:

@@ -23,7 +23,7 @@ from .config import Device, IctlError, ModelConfig, TrainConfig, choose_device, 
 from .loss import mean_loss
 from .model import Transformer
 from .muon import Muon
-from .snapshots import MANIFEST, Run, new_manifest, read_tensors, write_manifest, write_tensors
+from .snapshots import MANIFEST, Run, new_manifest, read_metadata, read_tensors, write_manifest, write_tensors
 from .tokens import Tokens, batches, load_tokens
 
 BETAS = (0.9, 0.98)
@@ -196,6 +196,8 @@ class _Trainer:
         self.step, self.seconds = last["step"], self.manifest["seconds"]
         self.cpu_seconds = self.manifest.get("cpu_seconds", 0.0)
         self._load_moments(tensors)
+        if scale := json.loads(read_metadata(self.path / state["file"]).get("scaler", "{}")):
+            self.scaler.load_state_dict(scale)  # empty but for float16
         self.manifest["losses"] = [entry for entry in self.manifest["losses"] if entry[0] <= self.step]
 
     def _load_moments(self, tensors: dict[str, torch.Tensor]) -> None:

@@ -10,8 +10,9 @@ from dataclasses import asdict, dataclass, field
 import pandas as pd
 
 from .claims import SCOPES, Claim, holds, share_of_seeds
-from .config import require
+from .config import IctlError, require
 
+Numbers = Callable[[pd.DataFrame], pd.DataFrame]
 VERDICTS = ("reproduced", "contradicted", "mixed", "not testable here")
 
 
@@ -52,13 +53,25 @@ def judge(claim: Claim, numbers: pd.DataFrame | None, figure: str = "", chapter:
                    len(numbers), each, figure, chapter)  # fmt: skip
 
 
-def leave_one_out(claim: Claim, numbers: pd.DataFrame) -> dict[object, str]:
-    """The verdict without each seed in turn, by seed left out; empty for a single seed or a claim without bounds."""
+def leave_one_out(claim: Claim, numbers: pd.DataFrame, again: Numbers = lambda rest: rest) -> dict[object, str]:
+    """The verdict without each seed in turn, by seed left out; empty for a single seed or a claim without bounds.
+
+    Args:
+        again: makes those numbers anew that depend on all seeds.
+    """
     if not claim.reproduced_test:
         return {}
     numbers = _checked(claim, numbers)
-    rest = {seed: numbers.drop(index=seed) for seed in numbers.index}
-    return {seed: _decide(claim, others) for seed, others in rest.items() if len(others)}
+    rest = {seed: again(numbers.drop(index=seed)) for seed in numbers.index if len(numbers) > 1}
+    return {seed: _decided(claim, others) for seed, others in rest.items()}
+
+
+def _decided(claim: Claim, numbers: pd.DataFrame) -> str:
+    """As :func:`judge` would have it, in a word; a median can be undefined without one of the seeds."""
+    try:
+        return _decide(claim, numbers)
+    except IctlError:
+        return "undefined"
 
 
 def judge_all(
@@ -77,10 +90,10 @@ def judge_all(
     return [judge(claim, compute(claim), *(places or {}).get(claim.id, ("", ""))) for claim in claims]
 
 
-def how_to_test(claim: Claim) -> str:
-    """What a reader would have to measure, and on which models."""
+def how_to_test(claim: Claim, command: str = "") -> str:
+    """What a reader would have to measure, and on which models, and with which command where there is one."""
     needs = " or ".join(SCOPES[letter] for letter in claim.scope)
-    command = " Command: `ictl pretrained NAME` for each model." if "P" in claim.scope and claim.reproduced_test else ""
+    command = f" Command: `{command}` for each model." if command else ""
     bounds = {"Reproduced if": claim.reproduced_if, "Contradicted if": claim.contradicted_if}
     tests = " ".join(f"{word}: {bound}." for word, bound in bounds.items() if bound.strip(" -"))
     return f"Needs {needs} ({', '.join(claim.models)}).{command} Measure: {claim.measure}. {tests}"

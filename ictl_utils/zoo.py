@@ -44,6 +44,10 @@ class Entry:
             (self.model, replace(self.train, data_seed=1 + i)) for i in range(extra)
         ]
 
+    def all_runs(self, seeds: int = 0) -> list[tuple[ModelConfig, TrainConfig]]:
+        """The zoo's own runs, and those of further initialisations up to ``seeds``."""
+        return self.runs() + self.runs(max(seeds, self.seeds))[self.seeds :]
+
 
 def entries(preset_name: str = "laptop", family: str | None = None) -> list[Entry]:
     """The zoo at a preset, most important first.
@@ -75,11 +79,15 @@ def find(name: str, preset_name: str = "laptop") -> Entry:
     raise IctlError(f"{name!r} is no model of the zoo; known: {', '.join(e.name for e in entries(preset_name))}.")
 
 
-def names(preset_name: str = "laptop") -> dict[str, tuple[str, str]]:
-    """Run id -> name and family of the configuration; of two with the same runs the first in the list."""
+def names(preset_name: str = "laptop", seeds: int = 0) -> dict[str, tuple[str, str]]:
+    """Run id -> name and family of the configuration; of two with the same runs the first in the list.
+
+    Args:
+        seeds: seeds there are, where that is more than the zoo's own number.
+    """
     found: dict[str, tuple[str, str]] = {}
     for entry in entries(preset_name):
-        for m, t in entry.runs():
+        for m, t in entry.all_runs(seeds):
             found.setdefault(run_id(m, t), (entry.name, entry.family))
     return found
 

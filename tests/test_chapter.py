@@ -6,14 +6,17 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from ictl_utils import figure_list
+from ictl_utils import figure_list, judgement
 from ictl_utils.chapter import Chapter, spread, text_of
-from ictl_utils.config import IctlError
+from ictl_utils.config import IctlError, require, run_id
 from ictl_utils.figures import attention_pattern
 from ictl_utils.judgement import judge_zoo
+from ictl_utils.numbers_base import Zoo
 from ictl_utils.tables import read
+from ictl_utils.zoo import find, names
 
 ROOT = Path(__file__).parents[1]
 
@@ -51,6 +54,31 @@ def test_a_missing_verdict_names_the_missing_models() -> None:
     some = {name: frame[frame["run_id"].isin(ids)] for name, frame in everything.items()}
     (judged,) = judge_zoo(some, only=["A03"])
     assert judged.claim.models == ("attn-1l", "attn-2l") and judged.why == "not measured: attn-2l"
+
+
+def test_a_number_that_fails_costs_one_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(zoo):
+        require(False, "no fact of this run")
+
+    monkeypatch.setitem(judgement.NUMBERS, "A03", fails)
+    broken, whole = judge_zoo(read(), only=["A03", "B01"])
+    assert (broken.word, broken.why) == ("missing", "no fact of this run") and whole.verdict is not None
+
+
+def test_only_commands_that_can_decide_are_offered() -> None:
+    judged = {j.claim.id: j.verdict.how_to_test for j in judge_zoo(read(), only=["A06", "A17", "D03"])}
+    assert "`ictl pretrained NAME` for" in judged["A06"] and "--revisions training` for" in judged["A17"]
+    assert "ictl pretrained" not in judged["D03"] and "pretrained family" in judged["D03"]
+
+
+def test_further_seeds_count() -> None:
+    """Seeds beyond the zoo's own number are in its tables and verdicts."""
+    entry = find("attn-0l", "smoke")
+    model, cfg = entry.runs(entry.seeds + 2)[-1]
+    assert names("smoke", entry.seeds + 2)[run_id(model, cfg)] == ("attn-0l", entry.family)
+    row = {"run_id": run_id(model, cfg), "name": "attn-0l", "init_seed": cfg.init_seed, "data_seed": 0}
+    assert Zoo({"runs": pd.DataFrame([row])}, preset_name="smoke").seeds("attn-0l") == [entry.seeds + 1]
+    assert set(names("smoke")) < set(names("smoke", 9))
 
 
 def test_figures_have_a_number_an_anchor_and_their_claims(page: Chapter) -> None:

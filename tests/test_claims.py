@@ -248,6 +248,7 @@ def test_leaving_out_one_seed_can_flip_the_verdict() -> None:
     assert leave_one_out(made_up("all"), numbers) == {10: "mixed", 11: "mixed", 12: "reproduced"}
     assert leave_one_out(made_up(), numbers) == {10: "mixed", 11: "mixed", 12: "reproduced"}
     assert leave_one_out(made_up(), seeds(0.9)) == {}
+    assert leave_one_out(made_up(), seeds(float("inf"), float("-inf"), 0.9))[2] == "undefined"  # their median
 
 
 def test_not_testable_here() -> None:

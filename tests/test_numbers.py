@@ -15,10 +15,11 @@ import pytest
 from ictl_utils import zoo as the_zoo
 from ictl_utils.claims import load_claims
 from ictl_utils.config import IctlError, run_id
+from ictl_utils.judgement import AGAIN
 from ictl_utils.numbers import NUMBERS
 from ictl_utils.numbers_base import PER_RUN, RunTables, Zoo, crossing
 from ictl_utils.numbers_shapes import bumps, elbow, largest_fall, parting, slope_by_position
-from ictl_utils.verdicts import judge
+from ictl_utils.verdicts import judge, leave_one_out
 
 T = 10_000_000
 X = np.linspace(0, 1, 201)  # snapshots, as shares of the run
@@ -432,6 +433,13 @@ def test_a08() -> None:
     assert found == "mixed" and numbers["same_sign"].tolist() == [0, 0, 0] and numbers.loc[1, "lag"] < -2
 
 
+def test_a08_without_a_seed_asks_the_others_for_their_sign() -> None:
+    late, before = ramp(0.8, 0.9, 0.8), made("attn-2l", 2, fall=ramp(0.8, 0.9), best=ramp(0.2, 0.3, 0.8))
+    numbers = NUMBERS["A08"](reader(made("attn-2l", best=late), made("attn-2l", 1, best=late), before))
+    without = leave_one_out(CLAIMS["A08"], numbers, *AGAIN["A08"])
+    assert judge(CLAIMS["A08"], numbers.drop(index=2).assign(same_sign=1.0)).verdict == without[2] == "contradicted"
+
+
 @pytest.mark.parametrize(("random", "expected"), [(0.1, "reproduced"), (0.3, "mixed"), (0.5, "contradicted")])
 def test_a09(random: float, expected: str) -> None:
     found, numbers = verdict("A09", made("attn-1l", best=0.9, random=step(0.3, random, 0), layers=1), made("attn-2l"))
@@ -485,6 +493,16 @@ def test_b04() -> None:
     assert found == "contradicted" and numbers.loc[0, "together"] == 1
     found, numbers = verdict("B04", score_only, made("attn-2l"), heads_only, made("key-2l", best=0.3))
     assert found == "contradicted" and numbers.loc[0].tolist() == [0, 0]
+
+
+def test_b04_reads_heads_and_score_by_one_rule() -> None:
+    """With the narrow window both onsets move."""
+    runs = [made("attn-1l", fall=0.05 * X, layers=1), made("attn-2l", best=ramp(0.4, 0.5, 0.8)),
+            made("key-1l", best=ramp(0.4, 0.5, 0.8), layers=1), made("key-2l", best=ramp(0.4, 0.5, 0.8))]  # fmt: skip
+    for share in (0.15, 0.5):
+        zoo = reader(*runs)
+        zoo.share = share
+        assert NUMBERS["B04"](zoo).loc[0, "apart"] == pytest.approx(0, abs=0.05)
 
 
 def test_b05() -> None:

@@ -1,6 +1,8 @@
 """Surveys of tiny trained runs, number by number against slow direct computations."""
 
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -319,6 +321,32 @@ def test_a_stopped_survey_goes_on(run: Run, found, tmp_path, monkeypatch, kind: 
     for name in TABLES:
         pd.testing.assert_frame_equal(again[name], found[name])
     assert not list(copy.path.glob("tables_*/parts"))
+
+
+def test_two_at_once_measure_once(run: Run, found, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who comes second waits, and then reads."""
+    copy, ready, go, measured = copied(run, tmp_path), threading.Event(), threading.Event(), []
+    whole = surveying._Surveyor.run_all
+
+    def slow(self, progress):
+        measured.append(self.run.run_id)
+        ready.set()
+        assert go.wait(60)
+        return whole(self, progress)
+
+    monkeypatch.setattr(surveying._Surveyor, "run_all", slow)
+    with ThreadPoolExecutor(2) as pool:
+        one = pool.submit(survey, copy, EFFORT)
+        assert ready.wait(60)
+        two = pool.submit(survey, copy, EFFORT)
+        with pytest.raises(TimeoutError):
+            two.result(timeout=0.5)
+        go.set()
+        tables = one.result(), two.result()
+    assert len(measured) == 1
+    for name in TABLES:
+        for mine in tables:
+            pd.testing.assert_frame_equal(mine[name], found[name])
 
 
 def test_the_folder_follows_effort_and_weights(run: Run) -> None:

@@ -18,8 +18,9 @@ import torch
 
 from ictl_utils import snapshots
 from ictl_utils import train as training
-from ictl_utils.config import IctlError, ModelConfig, TrainConfig, run_id
+from ictl_utils.config import Device, IctlError, ModelConfig, TrainConfig, run_id
 from ictl_utils.snapshots import Run, find_runs
+from ictl_utils.tokens import load_tokens
 from ictl_utils.train import learning_rate, snapshot_steps, train, train_many
 
 MODEL = ModelConfig(n_layers=1, d_model=32, n_heads=2, n_ctx=32, d_vocab=300)
@@ -110,6 +111,33 @@ def test_damaged_snapshot_is_refused(tmp_path: Path, damage: str, words: str) ->
     with pytest.raises(IctlError, match=words):
         run.model()
     assert run.model(0) is not None
+
+
+def test_half_precision_goes_on_with_its_scale(tmp_path: Path) -> None:
+    """float16 scales the loss by a number that follows from the steps so far."""
+    device = Device("cpu", "float16", "for this test")
+    tokens = load_tokens(CONFIG.corpus, MODEL.d_vocab)
+
+    def trainer() -> training._Trainer:
+        return training._Trainer(tmp_path, MODEL, SHORT, tokens, device)
+
+    tmp_path.mkdir(exist_ok=True)
+    first = trainer()
+    first.scaler = torch.amp.GradScaler("cpu", init_scale=512.0, growth_interval=4)
+    take, seen = first._take_step, []
+
+    def killed(batch: torch.Tensor) -> torch.Tensor:
+        seen.append(first.scaler.state_dict())
+        if len(seen) == 8:
+            raise KeyboardInterrupt
+        return take(batch)
+
+    first._take_step = killed
+    with pytest.raises(KeyboardInterrupt):
+        first.run(progress=False)
+    second = trainer()
+    assert 0 < second.step < 8 and second.scaler.state_dict() == seen[second.step]
+    assert second.scaler.get_scale() != torch.amp.GradScaler("cpu").get_scale()
 
 
 def test_unknown_snapshot_and_folders_that_hold_no_run(unbroken: Run, tmp_path: Path) -> None:
