@@ -234,6 +234,7 @@ def attention_by_offset(model: Transformer, windows: Windows, layer: int = 0, n:
     """
     ids = torch.from_numpy(windows[:, :-1])
     require(n <= ids.shape[1], f"n={n} offsets were asked for in windows of {ids.shape[1]} tokens.")
+    require(0 <= layer < model.cfg.n_layers, f"layer={layer} does not exist; the model has {model.cfg.n_layers}.")
     found = model.forward_with_cache(ids).patterns[layer]
     bare = []
     for head in range(model.cfg.n_heads):

@@ -132,6 +132,8 @@ def test_offsets_of_a_head_that_only_counts() -> None:
     assert text[0].argmax() == 4 and text[0, 4] > 0.9
     with pytest.raises(IctlError, match="offsets"):
         examples.attention_by_offset(model, windows(2, 6), n=8)
+    with pytest.raises(IctlError, match="layer=9 does not exist"):
+        examples.attention_by_offset(model, windows(4, 40, handmade.LARGEST), layer=9)
 
 
 # ---- effects --------------------------------------------------------------------------------------
