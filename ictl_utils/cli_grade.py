@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def grade(
     submissions: Annotated[Path, typer.Argument(help="Folder: notebooks, folders or .zip, Moodle's or Canvas' too.")],
-    assignment: Annotated[str, typer.Option(help="a1 to a5.")] = "a1",
+    assignment: Annotated[str, typer.Option(help="Which one: a1 to a5.")],
     out: Annotated[Path, typer.Option(help="Folder of the marks.")] = Path("marks"),
     solutions: Annotated[Path | None, typer.Option(help="Folder of the instructor notebooks; default: the checkout's."
                                                    )] = None,
@@ -30,14 +30,18 @@ def grade(
     """Mark a folder of submissions; stopped at any moment, the same command goes on."""
     require(sys.platform != "win32", "ictl grade needs Linux or macOS; on Windows use WSL.")
     from .grading_batch import grade as grade_folder
-    from .marks_report import Late
+    from .marking import find_key
+    from .marks_report import Late, check_out, remove_gone
     from .sandbox import Limits
     from .submissions import moment
 
     end_of_day = "T23:59:59" if due and len(due.strip()) == 10 else ""
     when = Late(moment(due.strip() + end_of_day) if due else None, late)
+    assignment = find_key(assignment, solutions).assignment
+    check_out(out, assignment)
     batch = grade_folder(submissions, assignment, out, solutions=solutions, late=when, jobs=jobs,
                          limits=Limits(seconds, memory))  # fmt: skip
+    batch.remarks.extend(remove_gone(out, batch.rows))
     tell(batch, out)
     if batch.failed:
         raise typer.Exit(1)
@@ -50,7 +54,9 @@ def tell(batch: Batch, out: Path) -> None:
     for name, held in batch.walls.items():
         if not held:
             typer.echo(WALLS[name][1], err=True)
-    for words in (*batch.failed, *batch.remarks):
+    records = [row.record for row in batch.rows if row.record.problem]
+    unread = [f"{r.id}: {r.problem}" for r in records if f"{r.file}: {r.problem}" not in batch.failed]
+    for words in (*batch.failed, *batch.remarks, *unread):
         typer.echo(words, err=True)
     totals = sorted(row.final for row in batch.rows)
     typer.echo(f"{len(totals)} submissions, median {totals[len(totals) // 2]:g} of {batch.rows[0].record.of:g} points: "

@@ -6,12 +6,15 @@ The questions of an assignment are in a module of its own, imported when it is a
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import importlib
+import io
 import json
 import linecache
 import re
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -94,6 +97,23 @@ def _expected(name: str, packed: dict) -> Expected:
     return Expected([outcome(x).value for x in packed["expected"]], mistakes)
 
 
+def instructor_notebook(assignment: str, folder: Path) -> Path:
+    """The notebook ``a1_name.ipynb`` of assignment ``a1`` (or ``A1``) in a folder.
+
+    Raises:
+        IctlError: there is none, or more than one; the message names the assignments that there are.
+    """
+    there = sorted(folder.glob("*_*.ipynb")) if folder.is_dir() else []
+    names = {path.name.partition("_")[0]: None for path in there}
+    name = next((n for n in names if n.casefold() == assignment.strip().casefold()), assignment)
+    require(not names or name in names, f"assignment={assignment!r} is not known; expected one of "
+                                        f"{', '.join(names)}: those have notebooks in {folder}.")  # fmt: skip
+    found = [path for path in there if path.name.startswith(f"{name}_")]
+    require(len(found) == 1, f"{folder} holds {len(found)} notebooks {name}_*.ipynb; expected the one with the "
+                             "solutions. --solutions names its folder.")  # fmt: skip
+    return found[0]
+
+
 @dataclass
 class Solution:
     """One question's part of an instructor notebook."""
@@ -117,7 +137,7 @@ def cells(notebook: Path) -> list[dict]:
 
 
 def solutions(notebook: Path, seen: Callable[[dict, dict], None] | None = None) -> dict[str, Solution]:
-    """Run an instructor notebook at preset smoke and collect answers and typical mistakes by question.
+    """Run an instructor notebook at preset smoke, without a word, and collect answers and typical mistakes by question.
 
     Args:
         notebook: ``a1_name.ipynb``; cells tagged ``check`` are left out.
@@ -143,7 +163,8 @@ def _collected(notebook: Path, seen: Callable[[dict, dict], None] | None) -> dic
                 seen(cell, names)
             continue
         space = dict(names) if role == "mistakes" else names
-        run_cell(cell, space)
+        with quiet():
+            run_cell(cell, space)
         if "parameters" in cell["tags"]:
             names["preset"] = "smoke"
         if role == "answer" and name in by_number:
@@ -153,6 +174,14 @@ def _collected(notebook: Path, seen: Callable[[dict, dict], None] | None) -> dic
         if role == "mistakes" and name in found:
             found[name].mistakes = [space[made] for made in functions_of(cell["source"])]
     return found
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Nothing that runs inside prints or warns."""
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def functions_of(source: str) -> list[str]:

@@ -6,6 +6,7 @@ import ast
 import functools
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,9 @@ ABSENT = "no answer found"
 CHECKS = {"check", "progress"}
 MAGIC = re.compile(r"\s*([%!]|\?|[\w.]+\?\??\s*$|[\w, ]+=\s*[!%])")
 SKIPPED_TAGS = {"draw", "expected", "check"}
+MARKER = re.compile(r"^\s*#\s*([a-z]\w*)\.q\d+\b", re.M | re.I)  # of an answer
+CHECKED = re.compile(r"\bcheck\(\s*[\"']([a-z]\w*)\.q\d+[\"']", re.I)
+GRADE_ID = re.compile(r"([a-z]\w*)[-_.]q\d+([-_.]\w+)?", re.I)
 MAX_CELLS, MAX_SOURCE = 1000, 2 << 20  # cells, and characters of code
 
 
@@ -35,6 +39,12 @@ class Cell:
     def tree(self) -> list[ast.stmt]:
         """Its statements; none when it does not parse."""
         return [] if self.error else ast.parse(self.source).body
+
+    @functools.cached_property
+    def assignments(self) -> set[str]:
+        """The assignments that it names: in markers of answers, else in its metadata."""
+        ids = (found[1] for i in self.ids if (found := GRADE_ID.fullmatch(i)))
+        return {name.casefold() for name in MARKER.findall(self.source) or ids}
 
 
 @dataclass(frozen=True)
@@ -164,25 +174,42 @@ def locate(cells: list[Cell], questions: tuple[Question, ...]) -> list[Place]:
     return [_by_name(cells, q) or _by_cell(cells, q) or _missing(cells, q) for q in questions]
 
 
+def looks_like(cells: list[Cell], assignment: str) -> str:
+    """A remark where more cells name another assignment than this one, in answers and checks; else empty."""
+    named = Counter(name for cell in cells
+                    for name in cell.assignments | {m.casefold() for m in CHECKED.findall(cell.source)})  # fmt: skip
+    name, count = max(named.items(), key=lambda pair: pair[1], default=("", 0))
+    if count <= named[assignment]:
+        return ""
+    return (f"this looks like assignment {name}, and {assignment} is marked: the notebook of {assignment} is needed, "
+            f"or the option --assignment {name}.")  # fmt: skip
+
+
 def _by_name(cells: list[Cell], question: Question) -> Place | None:
-    """The last definition of the name that is no stub, else the last."""
-    found = [(cell, node) for cell in cells for name, node in defined(cell.tree) if name == question.answer]
+    """The last definition of the name that is no stub and of the right kind, else the last that is no stub."""
+    every = [(cell, name, node) for cell in cells for name, node in defined(cell.tree)]
+    functions = frozenset(name for _, name, node in every if isinstance(node, ast.FunctionDef))
+    found = [(cell, node) for cell, name, node in every if name == question.answer]
     if not found:
         return None
-    done = [pair for pair in found if not is_stub(pair[1])]
-    cell, node = (done or found)[-1]
+    done = [(cell, node) for cell, node in found if not is_stub(node)]
+    fits = [(cell, node) for cell, node in done if _kind_fits(question, node, functions)]
+    cell, node = (fits or done or found)[-1]
     return Place(question.name, question.answer, cell.index, BY_NAME, ast.unparse(node), stub=not done)
 
 
 def _by_cell(cells: list[Cell], question: Question) -> Place | None:
-    """The last function (or value) of a cell with the question's marker or with its id."""
+    """The last function (or value) of a cell with the question's marker or with its id.
+
+    All assignments give their cells the same ids (``q1-answer``): a cell that names another assignment is left out.
+    """
     assignment, number = question.name.split(".")
     marker = re.compile(rf"^\s*#\s*{re.escape(question.name)}\b", re.M | re.I)
     ids = re.compile(rf"({assignment}[-_.])?{number}([-_.](answer|solution|stub))?", re.I)
     for way, suits in ((BY_MARKER, lambda c: marker.search(c.source)),
                        (BY_METADATA, lambda c: any(ids.fullmatch(i) for i in c.ids))):  # fmt: skip
         for cell in reversed(cells):
-            if not suits(cell):
+            if not suits(cell) or cell.assignments and assignment not in cell.assignments:
                 continue
             if cell.error:
                 return Place(question.name, cell=cell.index, way=way, source=cell.source,
@@ -204,8 +231,11 @@ def _segment(cell: Cell, name: str) -> list[ast.stmt]:
     return [s for s in cell.tree if own[-1] <= s.lineno < end]
 
 
-def _kind_fits(question: Question, node: ast.stmt) -> bool:
-    is_function = isinstance(node, ast.FunctionDef) or isinstance(getattr(node, "value", None), ast.Lambda)
+def _kind_fits(question: Question, node: ast.stmt, functions: frozenset[str] = frozenset()) -> bool:
+    """Whether a definition is a function or a value, as asked; ``functions``: names that stand for one."""
+    value = getattr(node, "value", None)
+    named = isinstance(value, ast.Name) and value.id in functions
+    is_function = isinstance(node, ast.FunctionDef) or isinstance(value, ast.Lambda) or named
     return is_function if question.kind == "function" else not isinstance(node, ast.FunctionDef | ast.ClassDef)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .answers import plain_number
 from .grading import Question
 from .grading_a1_cases import (
     circuit_cases,
@@ -22,7 +23,7 @@ from .grading_a1_cases import (
     trigram_cases,
     two_layer_cases,
 )
-from .grading_rules import Rule, agrees, array, between, causal, finite, holds, keys, rows_sum_to_one
+from .grading_rules import Rule, agrees, array, between, causal, finite, holds, keys, number, part, rows_sum_to_one
 
 # ---- rules ------------------------------------------------------------------------------------------
 
@@ -96,6 +97,10 @@ def _sorted_sizes(given: dict, answer: dict) -> bool:
     return bool((sizes >= 0).all() and (sizes.diff() <= 1e-6 * sizes.abs().max()).all())
 
 
+def _statistic_fits(given: dict, answer: dict) -> bool:
+    return -1.0001 <= plain_number(answer["statistic"]) <= 1.0001
+
+
 # ---- questions --------------------------------------------------------------------------------------
 
 _pos = lambda given: len(given["ids"])  # noqa: E731
@@ -144,8 +149,9 @@ QUESTIONS = (
     Question(
         "a1.q7", "Detect copying by eigenvalues", "copying_statistic", 2, 12, 2, copying_cases,
         (keys("sizes", "statistic"), parts({"sizes": lambda g: (g["W_V"].shape[1],)}), finite(),
+         part("statistic", number()),
          holds("sizes are sorted", _sorted_sizes, "From the largest to the smallest, and none below 0."),
-         holds("statistic between -1 and 1", lambda g, a: -1.0001 <= float(a["statistic"]) <= 1.0001), agrees()),
+         holds("statistic between -1 and 1", _statistic_fits), agrees()),
         "AB and BA have the same eigenvalues apart from zeros: which order of the four factors is smallest?",
     ),
     Question(

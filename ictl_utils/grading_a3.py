@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from . import grading_a3_cases as cases
+from .answers import plain_number
 from .grading import Question
-from .grading_rules import Rule, agrees, array, between, finite, holds, keys, number
+from .grading_rules import (
+    Rule,
+    agrees,
+    array,
+    between,
+    called,
+    finite,
+    holds,
+    keys,
+    number,
+    of_each,
+    part,
+    seeds_decide,
+)
 from .tokens import BOS
 
 KINDS = ("fine", "training text", "wrong token scored", "padding counted", "averaged after exp", "too short windows",
@@ -67,19 +80,21 @@ def _repeats(given: dict, answer: Any) -> str | None:
 
 
 def _rows_differ(given: dict, answer: Any) -> str | None:
-    rows = {tuple(row) for row in np.asarray(answer).tolist()}
+    rows = {tuple(sorted(set(row))) for row in np.asarray(answer).tolist()}
     few = given["n"] > 1 and len(given["ids"]) > given["length"] and len(rows) == 1
-    return f"all {given['n']} rows are the same." if few else None
+    return f"all {given['n']} rows have the same tokens." if few else None
 
 
 def _random_order(given: dict, answer: Any) -> str | None:
-    first = np.asarray(answer)[:, 1 : 1 + given["length"]]
-    ordered = given["length"] > 4 and (np.diff(first) > 0).all()
-    return "the tokens of every block stand in ascending order." if ordered else None
+    """Blocks that go through the ids upwards or downwards, from any token on."""
+    up = np.diff(np.asarray(answer)[:, 1 : 1 + given["length"]]) > 0
+    turns = np.minimum(up.sum(1), (~up).sum(1))
+    ordered = (given["length"] > 4 and not turns.any()) or (given["length"] > 7 and (turns <= 1).all())
+    return "the tokens of every block stand in the order of the ids." if ordered else None
 
 
 def _inside(given: dict, answer: Any) -> str | None:
-    start, end, tokens = float(answer["start"]), float(answer["end"]), given["tokens"]
+    start, end, tokens = plain_number(answer["start"]), plain_number(answer["end"]), given["tokens"]
     if tokens[0] <= start < end <= tokens[-1]:
         return None
     return f"from {start:.4g} to {end:.4g} is no stretch of a run from {tokens[0]:.4g} to {tokens[-1]:.4g} tokens."
@@ -87,9 +102,10 @@ def _inside(given: dict, answer: Any) -> str | None:
 
 def _opposite(key: str, hint: str) -> Rule:
     def broken(given: dict, answer: Any, expected: Any) -> str | None:
-        if expected is None or abs(float(answer[key])) < 1e-3 or abs(float(answer[key]) + float(expected[key])) > 1e-4:
+        yours = plain_number(answer[key])
+        if expected is None or abs(yours) < 1e-3 or abs(yours + plain_number(expected[key])) > 1e-4:
             return None
-        return f"yours is {float(answer[key]):.4g}; the size is right, the sign is not."
+        return f"yours is {yours:.4g}; the size is right, the sign is not."
 
     return Rule("sign", broken, hint)
 
@@ -100,29 +116,14 @@ def _last_row_positive(given: dict, answer: Any) -> str | None:
 
 
 def _named(given: dict, answer: Any, expected: Any) -> str | None:
-    unknown = [str(x) for x in answer.values() if x not in KINDS]
+    """The lines of one case; ``expected`` has all lines."""
+    unknown = [answer[line] for line in given["lines"] if answer[line] not in KINDS]
     if unknown:
         return f"{unknown[0]!r} is none of the names that may be given: {', '.join(KINDS)}."
     wrong = [line for line in LINES if expected is not None and expected[line] != answer[line]]
-    if not wrong:
-        return None
+    here = [line for line in wrong if line in given["lines"]]
     right = len(LINES) - len(wrong)
-    return f"{right} of {len(LINES)} lines are named rightly.\nLine {wrong[0]}: {EXPERIMENTS[wrong[0]]}"
-
-
-def part(key: str, rule: Rule) -> Rule:
-    """``rule`` for one entry of an answer that is a dict."""
-
-    def broken(given: dict, answer: Any, expected: Any) -> str | None:
-        words = rule.broken(given, answer[key], None if expected is None else expected[key])
-        return words and f"of {key!r}: {words}"
-
-    return Rule(f"{rule.name} ({key})", broken, rule.hint, structural=rule.structural)
-
-
-def called(name: str, rule: Rule) -> Rule:
-    """``rule`` under another name."""
-    return replace(rule, name=name)
+    return f"{right} of {len(LINES)} lines are named rightly.\nLine {here[0]}: {EXPERIMENTS[here[0]]}" if here else None
 
 
 # ---- questions ------------------------------------------------------------------------------------
@@ -151,15 +152,17 @@ QUESTIONS = (
         "Make one number a window first. The score is their mean; the error is that of a mean of so many numbers."),
     Question(
         "a3.q4", "Repeated random tokens", "repeated_probe", 1, 10, 2, cases.probes,
-        (array(lambda g: (g["n"], 1 + g["length"] * g["repeats"]), "int",
+        (*(of_each("seed", rule) for rule in (
+         array(lambda g: (g["n"], 1 + g["length"] * g["repeats"]), "int",
                "One token <bos>, then the repeats of a block."),
          holds("<bos> first and only there", _first_tokens, "Id 0 opens every sequence, as in training."),
          holds("only the ids that may be used", _from_ids, "Draw from `ids`, not from a range of numbers."),
          holds("a block holds different tokens", _distinct, "Draw without replacement: a token that comes twice in a "
                "block has two successors."),
          holds("every block is a copy of the first", _repeats, "Draw one block a row, then repeat it."),
-         holds("a random order", _random_order, "Sorted tokens are no random tokens."),
-         holds("every row has a block of its own", _rows_differ, "Draw a new block for every row.")),
+         holds("a random order", _random_order, "Sorted tokens, from whichever on, are no random tokens."),
+         holds("every row has a block of its own", _rows_differ, "Draw a new block for every row."))),
+         seeds_decide(np.array_equal)),
         "Print a small one: `repeated_probe(np.arange(1, 50), 2, 4, 3, seed=0)`."),
     Question(
         "a3.q5", "Attention to the token before", "previous_token", 1, 5, 1, cases.patterns,
@@ -187,9 +190,9 @@ QUESTIONS = (
          agrees()),
         "Check that every column of the path has mean 0, and that the shares of all components sum to 1."),
     Question(
-        "a3.q9", "Find the traps", "findings", 3, 20, 3, cases.once,
+        "a3.q9", "Find the traps", "findings", 3, 20, 3, cases.pairs,
         (keys(*LINES, of=str, hint="One entry a line, each one of the names in the list."),
-         Rule("every line is named rightly", _named), agrees()),
+         Rule("every line is named rightly", _named, tolerance=agrees().tolerance)),
         "Some of the lines are fine.", kind="value"),
     Question(
         "a3.q10", "Repair it", "measure", 2, 10, 3, cases.models,

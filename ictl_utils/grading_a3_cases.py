@@ -66,7 +66,7 @@ def windows(seed: int) -> list[Case]:
 def probes(seed: int) -> list[Case]:
     rng = np.random.default_rng(3400 + seed)
     kinds = [
-        (4, 6, 4, 20, ""),
+        (4, 8, 4, 20, ""),
         (2, 25, 4, 60, "25 tokens, four times"),
         (3, 5, 3, 0, "no more ids than tokens of a block"),
         (1, 1, 2, 4, "one token, twice"),
@@ -75,7 +75,8 @@ def probes(seed: int) -> list[Case]:
     for n, length, repeats, more, note in kinds:
         ids, draw = np.sort(rng.choice(np.arange(1, 200), length + more, replace=False)), int(rng.integers(99))
         cases.append(Case({"ids": ids, "n": n, "length": length, "repeats": repeats, "seed": draw}, note))
-    return cases
+    several = cases[0].given | {"seed": [draw, draw + 1, draw]}
+    return [*cases, Case(several, "one seed twice and another one", each="seed")]
 
 
 def _pattern(rng: torch.Generator, *shape: int) -> torch.Tensor:
@@ -113,6 +114,7 @@ def matching(seed: int) -> list[Case]:
         case([[BOS, a, a, a, b]], "a token right after itself"),
         case([[BOS, *block * 4]], "a perfect induction head", perfect=True),
         case([[BOS, *block, *block], [BOS, *odd, a, c]], "few of the tokens come back"),
+        case([[BOS, *block, BOS, *block[:3]], [BOS, a, b, BOS, c, BOS, a, b, c]], "<bos> within the row too"),
     ]
 
 
@@ -149,8 +151,9 @@ def vectors(seed: int) -> list[Case]:
     return [case(8, 30), case(12, 5, "few tokens"), case(5, 60, "more tokens than snapshots")]
 
 
-def once(seed: int) -> list[Case]:
-    return [Case({})]
+def pairs(seed: int) -> list[Case]:
+    """The one answer, judged by two lines at a time."""
+    return [Case({"lines": lines}) for lines in ("AB", "CD", "EF", "GH", "IJ")]
 
 
 def models(seed: int) -> list[Case]:

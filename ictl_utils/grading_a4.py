@@ -11,10 +11,24 @@ from . import grading_a4_cases as cases
 from . import tables
 from .answers import plain_number
 from .grading import Question
-from .grading_a3 import called, part
-from .grading_rules import Rule, agrees, array, between, finite, holds, keys, number
+from .grading_rules import (
+    Rule,
+    agrees,
+    array,
+    between,
+    called,
+    finite,
+    holds,
+    keys,
+    number,
+    of_each,
+    part,
+    seeds_decide,
+)
+from .grading_words import word_count
 
 MODEL, THRESHOLD = "attn-6l", 0.3  # of exercise 9
+MOST = 3.0  # nats: more than any model of the book gains from context
 LIMITS = 30  # words at least on what the experiment cannot say
 
 
@@ -79,8 +93,15 @@ def _different(given: dict, answer: Any) -> str | None:
 def _drawn(given: dict, answer: Any) -> str | None:
     if given["n_heads"] < 20:
         return None
-    low = max(head for _, head in itertools.chain(*_sets(answer)))
-    return f"all controls are among the first {low + 1} of {given['n_heads']} heads." if low < 10 else None
+    found = [head for _, head in itertools.chain(*_sets(answer))]
+    for side, off in (("first", max(found) + 1), ("last", given["n_heads"] - min(found))):
+        if off <= 10:
+            return f"all controls are among the {side} {off} of {given['n_heads']} heads."
+    return None
+
+
+def _same_sets(a: Any, b: Any) -> bool:
+    return {frozenset(one) for one in _sets(a)} == {frozenset(one) for one in _sets(b)}
 
 
 # ---- the verdict ----------------------------------------------------------------------------------
@@ -111,43 +132,50 @@ def _control_effects(given: dict, answer: Any) -> str | None:
     values = answer["controls"]
     if not isinstance(values, list | tuple) or any(plain_number(x) is None for x in values):
         return "'controls' must be a list of numbers, one a control set."
-    return f"there are {len(values)} control sets; use at least 2." if len(values) < 2 else None
+    if len(values) < 2:
+        return f"there are {len(values)} control sets; use at least 2."
+    sizes = [abs(plain_number(x)) for x in values]
+    if max(sizes) == 0:
+        return "all effects are exactly 0; heads that are taken out change the score at least a little."
+    return f"an effect of {max(sizes):.3g} nats is more than these models can lose." if max(sizes) > MOST else None
 
 
 def _joint_effect(given: dict, answer: Any) -> str | None:
-    joint, se = float(answer["joint"]), float(answer["se"])
+    joint, se = plain_number(answer["joint"]), plain_number(answer["se"])
     near = any(abs(joint - x) <= 0.3 * abs(x) + 3 * se for x in measured()["joint"])
-    if near and 0 < se < 0.3:
+    if near and 0 < se < min(0.3, joint / 2):
         return None
     return f"{joint:.3g} nats with a standard error of {se:.3g} is far from what these heads do in this model."
 
 
 def _criterion(given: dict, answer: Any) -> str | None:
-    least, times = float(answer["least"]), float(answer["times"])
+    least, times = plain_number(answer["least"]), plain_number(answer["times"])
     if least < 0.05:
         return f"a joint effect of {least:.3g} nats would do: such small ones are within the noise."
     if times < 1.5:
         return f"the tested heads need only {times:.3g} times the effect of controls: that is hardly more than they do."
+    if least > MOST or times > 100:
+        return f"no heads of any model could meet it: {least:.3g} nats, and {times:.3g} times the controls."
     return None
 
 
 def _follows(given: dict, answer: Any) -> str | None:
     if not isinstance(answer["holds"], bool):
         return "'holds' must be True or False."
-    joint, largest = float(answer["joint"]), max(abs(float(x)) for x in answer["controls"])
-    low = joint - 2 * float(answer["se"])
-    meets = low >= float(answer["least"]) and joint >= float(answer["times"]) * largest
+    joint, se, least, times = (plain_number(answer[name]) for name in ("joint", "se", "least", "times"))
+    low, largest = joint - 2 * se, max(abs(plain_number(x)) for x in answer["controls"])
+    meets = low >= least and joint >= times * largest
     if meets == answer["holds"]:
         return None
-    return (f"'holds' is {answer['holds']}. The joint effect less 2 errors is {low:.3g}, the least {answer['least']}. "
-            f"The largest control is {largest:.3g}, to be taken {answer['times']} times.")  # fmt: skip
+    return (f"'holds' is {answer['holds']}. The joint effect less 2 errors is {low:.3g}, the least {least:.4g}. "
+            f"The largest control is {largest:.3g}, to be taken {times:.4g} times.")  # fmt: skip
 
 
 def _limits(given: dict, answer: Any) -> str | None:
     if not isinstance(answer["limits"], str):
         return "'limits' must be text."
-    count = len(set(answer["limits"].casefold().split()))
-    return f"'limits' has {count} different words; use at least {LIMITS}." if count < LIMITS else None
+    count = word_count(answer["limits"])
+    return f"'limits' has {count} words; use at least {LIMITS}." if count < LIMITS else None
 
 
 # ---- questions ------------------------------------------------------------------------------------
@@ -177,14 +205,16 @@ QUESTIONS = (
         "One number a window: how much its own score changed. Then mean and standard error of these numbers."),
     Question(
         "a4.q6", "Control sets", "control_sets", 3, 15, 3, cases.controls,
-        (Rule("a list of sets of heads", lambda g, a, e: _pairs(g, a), structural=True),
+        (*(of_each("seed", rule) for rule in (
+         Rule("a list of sets of heads", lambda g, a, e: _pairs(g, a), structural=True),
          holds("heads of this model", _exist, "Layers and heads count from 0."),
          holds("none of the tested heads", _apart, "A control that holds a tested head has part of the effect."),
          holds("a head once in a set", _once_each, "Draw without replacement."),
          holds("as many heads in each layer", _matched, "Late layers matter more than early ones whatever their heads "
                "do, so controls come from the same layers."),
          holds("different sets", _different, "Draw until there are enough different ones."),
-         holds("drawn at random", _drawn, "The first heads in order are no random draw.")),
+         holds("drawn at random", _drawn, "The first or last heads in order are no random draw."))),
+         seeds_decide(_same_sets)),
         "Draw layer by layer: from the other heads of a layer, as many as the tested set has there."),
     Question(
         "a4.q7", "Attribution to the change", "attribution", 2, 10, 2, cases.vectors, (number(), finite(), agrees()),
@@ -195,7 +225,7 @@ QUESTIONS = (
         "Names in `effects` are joined in the order of `heads`. Without any head taken out the effect is 0."),
     Question(
         "a4.q9", "A verdict", "verdict", 2, 20, 3, cases.once,
-        (keys("least", "times", "heads", "joint", "se", "controls", "holds", "limits"),
+        (keys("least", "times", "heads", "joint", "se", "controls", "holds", "limits"), finite(),
          *(part(name, number()) for name in ("least", "times", "joint", "se")),
          holds("a criterion that could fail", _criterion, "Which result would have made you give the claim up?"),
          holds("the induction heads of the model", _induction_heads, "Print the scores: "

@@ -91,11 +91,13 @@ def controls(seed: int) -> list[Case]:
         return Case({"heads": heads, "n_layers": n_layers, "n_heads": n_heads, "n": n, "seed": draw[i]}, note)
 
     a, b, c = rng.permutation(24)[:3].tolist()
+    given = {"heads": [[0, 3], [1, 20]], "n_layers": 2, "n_heads": 30, "n": 4, "seed": [draw[0], draw[0] + 1, draw[0]]}
+    several = Case(given, "one seed twice and another one", each="seed")
     return [case([[1, a], [2, b], [2, c]], 3, 24, 5, 0, "three heads in two layers"),
             case([[3, 0], [4, 0], [4, 1]], 6, 4, 3, 1, "no more than three sets exist"),
             case([[0, 30], [1, 7]], 2, 40, 4, 2, "many heads a layer"),
             case([[1, 2]], 2, 4, 3, 3, "one head"),
-            case([[0, 1], [0, 3], [0, 5]], 1, 12, 10, 4, "three heads of one layer")]  # fmt: skip
+            case([[0, 1], [0, 3], [0, 5]], 1, 12, 10, 4, "three heads of one layer"), several]  # fmt: skip
 
 
 def vectors(seed: int) -> list[Case]:

@@ -9,18 +9,31 @@ import numpy as np
 
 from .grading import Case, Question
 from .grading_rules import Rule, agrees, finite, holds, keys
-from .research import ARMS, arms_fault, choice_fault, is_number, prediction_fault, rows_fault, runs_fault, seal
+from .grading_words import word_count
+from .research import (
+    ARMS,
+    arms_fault,
+    choice_fault,
+    claim_fault,
+    configs_fault,
+    fields_fault,
+    is_number,
+    prediction_fault,
+    rows_fault,
+    runs_fault,
+    seal,
+)
 from .research_report import (
+    interval_fault,
     kept_fault,
     labels_fault,
     limits_fault,
-    middle_fault,
     names_fault,
     points_fault,
     sentence_fault,
     title_fault,
     unit_fault,
-    word_count,
+    verdict_fault,
     word_fault,
 )
 
@@ -149,7 +162,9 @@ QUESTIONS = (
     Question(
         "a5.q1", "One claim, one change", "choice", 2, 10, 1, value_case,
         (keys(*CHOICE),
-         of_answer("one field differs", choice_fault, "Build both arms from one dict of common fields."),
+         of_answer("the claim is registered", claim_fault, "The first column of the table of claims has the ids."),
+         of_answer("both arms can be trained", configs_fault, "The fields are those of ModelConfig and TrainConfig."),
+         of_answer("one field differs", fields_fault, "Build both arms from one dict of common fields."),
          sentences(8, "why")),
         kind="value",
     ),
@@ -195,9 +210,10 @@ QUESTIONS = (
         (keys("prediction", "evidence", "interval", "verdict", "sentence"),
          of_answer("the prediction is the sealed one", kept_fault, "Put it back as it was; comments go into the text."),
          of_answer("interval: two numbers", lambda a: _pair(a["interval"]) or _ordered(a["interval"])),
-         of_answer("the interval is that of the evidence", middle_fault),
+         of_answer("the interval is that of the evidence", interval_fault,
+                   "Give `values(evidence, arm)` of both arms to your function, and take what it returns."),
          of_answer("one of three words", lambda a: _one_word(a["verdict"])),
-         of_answer("verdict and interval fit", lambda a: word_fault(a["verdict"], *a["interval"], a["prediction"])),
+         of_answer("verdict and interval fit", verdict_fault),
          sentences(15, "sentence"), of_answer("claim, verdict and size in the sentence", sentence_fault)),
         kind="value",
     ),

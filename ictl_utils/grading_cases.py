@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import dataclasses
+import inspect
 import random
-import sysconfig
-import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch.overrides import TorchFunctionMode
 
 from .answers import AnswerError, from_bytes, to_bytes
 from .grading_rules import Rule, agrees
-from .grading_words import described, difference
+from .grading_words import described, difference, error_words, unchanged
 
-LIBRARIES = tuple({str(Path(__file__).parent), *(sysconfig.get_path(p) for p in ("stdlib", "purelib", "platlib"))})
 NOT_DONE, FAILED, CHANGED, NO_DATA, NOTHING, KIND = (
     "not done yet", "an error", "inputs stay as they are", "an answer is plain data", "an answer comes back",
     "function or value")  # fmt: skip
-COPY_HINT = "Work on a copy: `x = x.clone()`, or an operation without the underscore at its end."
+COPY_HINT = ("Work on a copy, `x.clone()` of a tensor or `x.copy()` of an array: `x += 1`, `x[0] = 1` and operations "
+             "with an underscore at their end alter what they are given.")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -33,6 +31,8 @@ class Case:
 
     given: dict[str, Any]  # keyword arguments: tensors, arrays, numbers, text, models
     note: str = ""  # "two tokens": named in messages
+    each: str = ""  # input that is a list: one call for each of its entries, and the answer is the list of results
+    largest: int = 0  # no tensor of more numbers may be made; 0: any
 
 
 @dataclass(frozen=True)
@@ -105,9 +105,9 @@ def run(question: Question, answer: Any, case: Case) -> Outcome:
     """What ``answer`` gives on ``case``: called with copies of the inputs, random numbers seeded, no gradients."""
     given = copy.deepcopy(case.given)
     try:
-        with _seeded(), torch.no_grad():
-            value = answer(**given) if question.kind == "function" else answer
-        changed = tuple(k for k, x in given.items() if not _unchanged(x, case.given[k]))
+        with _seeded(), torch.no_grad(), NoLarger(case.largest) if case.largest else contextlib.nullcontext():
+            value = _called(answer, given, case.each) if question.kind == "function" else answer
+        changed = tuple(k for k, x in given.items() if not unchanged(x, case.given[k]))
         return Outcome(from_bytes(to_bytes(value)), changed=changed)
     except AnswerError as error:
         return Outcome(raised=AnswerError.__name__, words=str(error))
@@ -115,6 +115,44 @@ def run(question: Question, answer: Any, case: Case) -> Outcome:
         return Outcome(raised=type(error).__name__, words=str(error))
     except (Exception, SystemExit) as error:
         return Outcome(raised=type(error).__name__, words=error_words(error))
+
+
+def _called(function: Callable, given: dict[str, Any], each: str) -> Any:
+    """What a function gives; with ``each``, the list of what it gives for every entry of that input."""
+    function = fitted(function, list(given))
+    return [function(**{**given, each: x}) for x in given[each]] if each else function(**given)
+
+
+def fitted(function: Callable, names: list[str]) -> Callable:
+    """The function, callable by the question's keywords also where its parameters have other names."""
+    try:
+        inspect.signature(function).bind(**dict.fromkeys(names))
+    except TypeError:
+        with contextlib.suppress(TypeError):
+            inspect.signature(function).bind(*names)
+            return lambda **given: function(*(given[name] for name in names))
+    except ValueError:
+        pass
+    return function
+
+
+class TooLarge(Exception):
+    """An answer made a larger tensor than the case allows."""
+
+
+class NoLarger(TorchFunctionMode):
+    """Inside, an operation whose result has more than ``largest`` numbers raises :class:`TooLarge`."""
+
+    def __init__(self, largest: int) -> None:
+        super().__init__()
+        self.largest = largest
+
+    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for x in result if isinstance(result, tuple) else (result,):
+            if isinstance(x, torch.Tensor) and x.numel() > self.largest:
+                raise TooLarge(f"a tensor of shape {tuple(x.shape)} has been made; this exercise has to do without.")
+        return result
 
 
 def recognise(question: Question, outcomes: list[Outcome], known: Expected) -> Finding | None:
@@ -213,31 +251,3 @@ def _seeded() -> Iterator[None]:
         yield
     finally:
         random.setstate(states[0]), np.random.set_state(states[1]), torch.set_rng_state(states[2])
-
-
-def _unchanged(now: Any, before: Any) -> bool:
-    """Whether an input is as it was; of objects that are no data only the weights are compared."""
-    if isinstance(before, torch.nn.Module):
-        return _unchanged(dict(now.state_dict()), dict(before.state_dict()))
-    if isinstance(before, torch.Tensor):
-        return now.shape == before.shape and bool(((now == before) | ((now != now) & (before != before))).all())
-    if isinstance(before, np.ndarray):
-        return now.shape == before.shape and now.tobytes() == before.tobytes()
-    if isinstance(before, dict):
-        return now.keys() == before.keys() and all(_unchanged(now[k], x) for k, x in before.items())
-    if isinstance(before, list | tuple):
-        return len(now) == len(before) and all(map(_unchanged, now, before))
-    if dataclasses.is_dataclass(before) and not isinstance(before, type):
-        names = [field.name for field in dataclasses.fields(before)]
-        return all(_unchanged(getattr(now, n, None), getattr(before, n)) for n in names)
-    return now == before if isinstance(before, int | float | str | bool) else True
-
-
-def error_words(error: BaseException) -> str:
-    """Class, message, and the last line of the student's own code, in which it came about."""
-    words = " ".join(str(error).split())
-    words = f"{type(error).__name__}: {words[:300]}" if words else type(error).__name__
-    own = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(LIBRARIES)]
-    if not own or not own[-1].line:
-        return words
-    return f"{words}\nin line {own[-1].lineno} of `{own[-1].name}`: {own[-1].line}"

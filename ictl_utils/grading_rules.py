@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
 from .answers import plain_number
-from .grading_words import as_array, described, difference, digits, index, kind, leaves, listed, numeric, of_part, small
+from .grading_words import (
+    as_array,
+    described,
+    difference,
+    digits,
+    index,
+    kind,
+    leaves,
+    listed,
+    numeric,
+    of_part,
+    small,
+    word_count,
+)
 
 Broken = Callable[[dict, Any, Any], str | None]
 Shape = tuple[int | None, ...]
@@ -55,8 +69,10 @@ def finite(hint: str = "") -> Rule:
         for path, x in leaves(answer):
             bad = ~np.isfinite(as_array(x)) if numeric(x) else np.zeros(1, bool)
             if bad.any():
-                where = f" at {index(bad)}" if bad.size > 1 else ""
-                return f"{int(bad.sum())} of {bad.size} numbers{of_part(path)} are inf or nan, the first{where}."
+                if bad.size == 1:
+                    return f"the number{of_part(path)} is inf or nan."
+                words = f"{int(bad.sum())} of {bad.size} numbers{of_part(path)} are inf or nan"
+                return f"{words}, the first at {index(bad)}."
         return None
 
     return Rule("all numbers are finite", broken, hint, structural=True)
@@ -77,7 +93,7 @@ def text(min_words: int = 1, hint: str = "") -> Rule:
     def broken(given: dict, answer: Any, expected: Any) -> str | None:
         if not isinstance(answer, str):
             return f"yours is {described(answer)}; expected text."
-        count = len(answer.split())
+        count = word_count(answer)
         return f"yours has {count} words; expected at least {min_words}." if count < min_words else None
 
     return Rule("text", broken, hint, structural=True)
@@ -162,3 +178,44 @@ def agrees(tolerance: float = 1e-4, hint: str = "") -> Rule:
         return None if expected is None else difference(answer, expected, tolerance)
 
     return Rule("agrees with a worked case", broken, hint, tolerance=tolerance)
+
+
+def part(key: str, rule: Rule) -> Rule:
+    """``rule`` for one entry of an answer that is a dict."""
+
+    def broken(given: dict, answer: Any, expected: Any) -> str | None:
+        words = rule.broken(given, answer[key], None if expected is None else expected[key])
+        return words and f"of {key!r}: {words}"
+
+    return Rule(f"{rule.name} ({key})", broken, rule.hint, structural=rule.structural)
+
+
+def called(name: str, rule: Rule) -> Rule:
+    """``rule`` under another name."""
+    return replace(rule, name=name)
+
+
+def of_each(key: str, rule: Rule) -> Rule:
+    """``rule`` for every answer of a case that asks for one an entry of the input ``key`` (:attr:`Case.each`)."""
+
+    def broken(given: dict, answer: Any, expected: Any) -> str | None:
+        if not isinstance(given[key], list):
+            return rule.broken(given, answer, expected)
+        found = (rule.broken({**given, key: x}, one, None) for x, one in zip(given[key], answer, strict=True))
+        return next((words for words in found if words), None)
+
+    return replace(rule, broken=broken)
+
+
+def seeds_decide(same: Callable[[Any, Any], bool], key: str = "seed") -> Rule:
+    """In a case with several seeds: equal seeds give the same answer, different ones do not."""
+
+    def broken(given: dict, answer: Any, expected: Any) -> str | None:
+        if not isinstance(given[key], list):
+            return None
+        for (i, a), (j, b) in itertools.combinations(zip(given[key], answer, strict=True), 2):
+            if same(a, b) != (i == j):
+                return f"{key} {i} twice gives two answers." if i == j else f"{key}s {i} and {j} give the same answer."
+        return None
+
+    return Rule("the seed decides", broken, "Make one generator from the seed, and draw all random numbers from it.")

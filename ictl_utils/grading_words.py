@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+import sysconfig
+import traceback
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +15,7 @@ import torch
 from .answers_sealed import Sealed, Sketch, plain_number, same_text
 
 SMALL = 6  # arrays up to 6 x 6 are shown whole
+LIBRARIES = tuple({str(Path(__file__).parent), *(sysconfig.get_path(p) for p in ("stdlib", "purelib", "platlib"))})
 KIND_NAMES = {"b": "bool", "i": "int", "u": "int", "f": "float", "c": "complex"}
 
 
@@ -163,3 +168,36 @@ def digits(x: Any) -> str:
     if isinstance(x, complex):
         return f"{x:.4g}"
     return str(int(x)) if math.isfinite(x) and float(x).is_integer() and abs(x) < 1e6 else f"{float(x):.4g}"
+
+
+def word_count(x: Any) -> int:
+    """Words of a text: what stands between spaces and holds a letter or digit; 0 where ``x`` is no text."""
+    return sum(any(c.isalnum() for c in word) for word in x.split()) if isinstance(x, str) else 0
+
+
+def unchanged(now: Any, before: Any) -> bool:
+    """Whether an input is as it was; of objects that are no data only the weights are compared."""
+    if isinstance(before, torch.nn.Module):
+        return unchanged(dict(now.state_dict()), dict(before.state_dict()))
+    if isinstance(before, torch.Tensor):
+        return now.shape == before.shape and bool(((now == before) | ((now != now) & (before != before))).all())
+    if isinstance(before, np.ndarray):
+        return now.shape == before.shape and now.tobytes() == before.tobytes()
+    if isinstance(before, dict):
+        return now.keys() == before.keys() and all(unchanged(now[k], x) for k, x in before.items())
+    if isinstance(before, list | tuple):
+        return len(now) == len(before) and all(map(unchanged, now, before))
+    if dataclasses.is_dataclass(before) and not isinstance(before, type):
+        names = [field.name for field in dataclasses.fields(before)]
+        return all(unchanged(getattr(now, n, None), getattr(before, n)) for n in names)
+    return now == before if isinstance(before, int | float | str | bool) else True
+
+
+def error_words(error: BaseException) -> str:
+    """Class, message, and the last line of the student's own code, in which it came about."""
+    words = " ".join(str(error).split())
+    words = f"{type(error).__name__}: {words[:300]}" if words else type(error).__name__
+    own = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(LIBRARIES)]
+    if not own or not own[-1].line:
+        return words
+    return f"{words}\nin line {own[-1].lineno} of `{own[-1].name}`: {own[-1].line}"

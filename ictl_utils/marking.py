@@ -15,8 +15,8 @@ from typing import Any
 
 from .answers import AnswerError, opened, seal
 from .config import IctlError, require
-from .coursework import questions, solutions
-from .extraction import ABSENT, Place, locate, prepared, read_cells, worth_running
+from .coursework import instructor_notebook, questions, quiet, solutions
+from .extraction import ABSENT, Place, locate, looks_like, prepared, read_cells, worth_running
 from .grading import Case, Expected, Mistake, Outcome, Question, first_broken, judge, recognise, run
 from .grading_cases import NOT_DONE, tolerance_of
 from .sandbox import PACKAGE, Limits, Ran
@@ -58,7 +58,8 @@ class Key:
         asked, solved = self.questions, solutions(self.notebook)
         missing = [q.name for q in asked if q.name not in solved]
         require(not missing, f"{self.notebook} has no answer to {', '.join(missing)}; add it.")
-        return {q.name: self._expected(q, solved[q.name]) for q in asked}
+        with quiet():  # mistakes warn where they go wrong
+            return {q.name: self._expected(q, solved[q.name]) for q in asked}
 
     def _expected(self, q: Question, solution: Any) -> Expected:
         cases = self.cases[q.name]
@@ -101,17 +102,15 @@ def _not_told(q: Question, value: Any) -> Any:
 
 
 def find_key(assignment: str, folder: Path | None = None) -> Key:
-    """The instructor notebook of an assignment, and its questions where they lie beside it.
+    """The instructor notebook of an assignment (``a1`` or ``A1``), and its questions where they lie beside it.
 
     Raises:
         IctlError: there is none, or more than one.
     """
-    folder = folder or PACKAGE.parent / "notebooks" / "assignments" / "instructor"
-    found = sorted(folder.glob(f"{assignment}_*.ipynb")) if folder.is_dir() else []
-    require(len(found) == 1, f"{folder} holds {len(found)} notebooks {assignment}_*.ipynb; expected the one with the "
-                             "solutions. --solutions names its folder.")  # fmt: skip
-    own = folder / f"grading_{assignment}.py"
-    key = Key(assignment, found[0], own.read_text(encoding="utf8") if own.is_file() else "")
+    notebook = instructor_notebook(assignment, folder or PACKAGE.parent / "notebooks" / "assignments" / "instructor")
+    assignment = notebook.name.partition("_")[0]
+    own = notebook.with_name(f"grading_{assignment}.py")
+    key = Key(assignment, notebook, own.read_text(encoding="utf8") if own.is_file() else "")
     require(bool(key.questions), f"assignment {assignment} has no questions.")
     return key
 
@@ -182,7 +181,7 @@ def prepare(one: Submission, key: Key) -> Work:
         "places": {p.question: [p.name, p.cell] for p in places if p.found and not p.stub},
         "expected": {name: len(cases) for name, cases in key.cases.items()},
     }  # fmt: skip
-    return Work(one, places, task)
+    return Work(one, places, task, "" if all(p.found for p in places) else looks_like(cells, key.assignment))
 
 
 def execute(work: Work, limits: Limits) -> Ran:

@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from .marking import file_name
-from .marks_report import Row, to_read, ways, when
+from .marks_report import Row, spoken, to_read, ways, when
 from .similarity import Hint
 
 STYLE = """
@@ -59,7 +59,7 @@ def feedback(row: Row, assignment: str) -> bytes:
         state = "all" if m.points == m.of else "part" if m.points else "none"
         how = f"{m.held} of {m.cases} hidden cases hold; answer found by {html.escape(m.way)}" if m.way else ""
         note = f' (case "{html.escape(m.note)}")' if m.note else ""
-        rule = f"<b>{html.escape(m.rule)}</b>{note} " if m.rule else ""
+        rule = f"<b>{html.escape(spoken(m.rule))}</b>{note} " if m.rule else ""
         pre = f"<pre{' class=code' * (chr(10) in m.message)}>{html.escape(m.message)}</pre>"
         hint = f"<p>Hint: {html.escape(m.hint)}</p>" if m.hint else ""
         hint += f"<p>{PROVISIONAL}</p>" if m.question in to_read(r) else ""
@@ -98,7 +98,7 @@ def _questions(rows: list[Row]) -> str:
     lines = []
     for several in zip(*(row.record.questions for row in rows), strict=True):
         broken = Counter(m.rule for m in several if m.rule).most_common(3)
-        words = ", ".join(f"{html.escape(rule)} ({n})" for rule, n in broken) or "nothing"
+        words = ", ".join(f"{html.escape(spoken(rule))} ({n})" for rule, n in broken) or "nothing"
         mean = sum(m.points for m in several) / len(several)
         lines.append(f'<tr><th scope="row">{html.escape(several[0].question)} <small>{html.escape(several[0].title)}'
                      f'</small></th><td class="n">{mean:.2f} of {several[0].of}</td><td>{words}</td></tr>')  # fmt: skip

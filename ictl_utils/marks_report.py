@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import math
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
 from .config import require
-from .marking import NOT_FOUND, UNREAD, Record, half_points
+from .marking import NOT_FOUND, UNREAD, Record, file_name, half_points
 from .snapshots import write_bytes
 from .submissions import Submission
 
@@ -63,6 +64,39 @@ def rows(records: list[Record], submissions: list[Submission], late: Late, remar
         own += [f"{m.question}: {m.message}" for m in absent]
         found.append(Row(record, one, days, late.mark(record.total, days), tuple(own)))
     return found
+
+
+def check_out(out: Path, assignment: str) -> None:
+    """Refuse a folder that holds the marks of another assignment: they would be written over.
+
+    Raises:
+        IctlError: it does.
+    """
+    held = {name.partition(".")[0] for _, questions in earlier(out) for name in questions} - {assignment}
+    require(not held, f"{out} holds the marks of {', '.join(sorted(held))}; expected a new folder for {assignment}, "
+                      f"or its own: name one with --out, such as --out {out / assignment}.")  # fmt: skip
+
+
+def earlier(out: Path) -> list[tuple[str, list[str]]]:
+    """Name and questions of the records that runs have left in ``out``; other files are left alone."""
+    found = []
+    for path in sorted((out / "records").glob("*.json")):
+        try:
+            found.append((path.stem, [m["question"] for m in json.loads(path.read_bytes())["questions"]]))
+        except (OSError, ValueError, TypeError, KeyError):
+            continue
+    return found
+
+
+def remove_gone(out: Path, found: list[Row]) -> list[str]:
+    """Remove record and page of students whose submission is no longer there; returns what was done, in words."""
+    here = {file_name(row.record) for row in found}
+    gone = [name for name, _ in earlier(out) if name not in here]
+    for name in gone:
+        (out / "feedback" / f"{name}.html").unlink(missing_ok=True)
+        (out / "records" / f"{name}.json").unlink(missing_ok=True)
+    return [f"{name}: no longer among the submissions; the page and record of an earlier run are removed."
+            for name in gone]  # fmt: skip
 
 
 def safe(text: str) -> str:
@@ -119,11 +153,18 @@ def moodle_table(found: list[Row]) -> list[list]:
 
 def short(row: Row) -> str:
     """Feedback in one line."""
-    parts = [f"{m.question} {m.points:g}/{m.of}" + (f" ({m.rule})" if m.rule else "") for m in row.record.questions]
+    parts = [f"{m.question} {m.points:g}/{m.of}" + (f" ({spoken(m.rule)})" if m.rule else "")
+             for m in row.record.questions]  # fmt: skip
     late = f"; {row.days} days late" if row.days else ""
     waiting = " and ".join(to_read(row.record))
     late += f"; provisional, still to be read: {waiting}" if waiting else ""
-    return f"{row.record.total:g} of {row.record.of:g} points{late}: " + ", ".join(parts)
+    problem = f" {row.record.problem}" if row.record.problem else ""
+    return f"{row.record.total:g} of {row.record.of:g} points{late}:{problem} " + ", ".join(parts)
+
+
+def spoken(rule: str) -> str:
+    """A rule's name, or a mistake's (the name of a function), in words."""
+    return rule.replace("_", " ")
 
 
 def to_read(record: Record) -> list[str]:

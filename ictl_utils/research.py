@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 from .claims import load_claims
@@ -20,8 +21,10 @@ ARMS = ("baseline", "variant")
 RULER = ("tokens", "batch", "n_ctx", "d_vocab", "snapshots")
 """Fields that say how long is trained and by which rule is measured: never the one thing that is changed."""
 COLUMNS = ("arm", "run_id", "seed", "measure", "value", "tokens")
+KINDS = {int: "an integer", float: "a number", bool: "True or False", str: "a text in quotes"}
 DIRECTIONS = ("higher", "lower")
 WINDOWS = 256  # held-out windows behind losses
+Z95 = 1.959964
 T95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 """Two-sided 95 % quantiles of Student's t, by degrees of freedom."""
 
@@ -66,19 +69,49 @@ def changed(choice: dict[str, Any]) -> list[str]:
 
 def choice_fault(choice: dict[str, Any]) -> str | None:
     """What is wrong with a choice: the claim, a configuration, or the number of fields that differ."""
-    known = [claim.id for claim in load_claims()]
-    if choice["claim"] not in known:
-        return f"claim {choice['claim']!r} is not registered; ids run from {known[0]} to {known[-1]}."
+    return claim_fault(choice) or configs_fault(choice) or fields_fault(choice)
+
+
+def claim_fault(choice: dict[str, Any]) -> str | None:
+    """A claim that is not registered."""
+    known, claim = [claim.id for claim in load_claims()], choice["claim"]
+    if claim in known:
+        return None
+    capital = str(claim).strip().upper()
+    why = "ids have a capital and no spaces" if capital in known else f"ids run from {known[0]} to {known[-1]}"
+    return f"claim {claim!r} is not registered; {why}."
+
+
+def configs_fault(choice: dict[str, Any]) -> str | None:
+    """An arm that is no legal configuration."""
     for arm in ARMS:
         try:
+            fault = _kind_fault(choice[arm])
+            require(fault is None, str(fault))
             preset(choice["preset"], **choice[arm])
         except (IctlError, TypeError) as error:
             return f"{arm}: {error}"
+    return None
+
+
+def fields_fault(choice: dict[str, Any]) -> str | None:
+    """Not exactly one field that differs between the arms, or one of the ruler."""
     fields = changed(choice)
     if len(fields) != 1:
         return f"{len(fields)} fields differ between the arms{': ' if fields else ''}{', '.join(fields)}; expected one."
     if fields[0] in RULER:
         return f"{fields[0]} differs; {', '.join(RULER)} are the ruler, and both arms must share them."
+    return None
+
+
+def _kind_fault(fields: Any) -> str | None:
+    """A value of an arm that is of another kind than its field."""
+    if not isinstance(fields, dict):
+        return f"it is {fields!r}; expected a dict of fields."
+    for name, default in ((name, x) for cfg in preset("smoke") for name, x in asdict(cfg).items() if name in fields):
+        kind, value = type(default), fields[name]
+        if not (type(value) is kind or (kind is float and is_number(value))):
+            return f"{name} must be {KINDS[kind]}; it is {value!r}."
     return None
 
 
@@ -191,6 +224,25 @@ def arms_fault(evidence: dict[str, Any]) -> str | None:
     if len(one) < 2:
         return f"{evidence['prediction']['measure']} is there for {len(one)} seeds an arm; expected at least two."
     return "both arms have exactly the same values; was the same arm measured twice?" if one == other else None
+
+
+def interval95(evidence: dict[str, Any]) -> tuple[float, float]:
+    """The 95 % interval of the mean difference variant - baseline of the predicted measure, seed by seed."""
+    one, other = (values(evidence, arm) for arm in ARMS)
+    d = [other[seed] - one[seed] for seed in one if seed in other]
+    n = len(d) - 1
+    t = T95.get(n) or Z95 + (Z95**3 + Z95) / (4 * n) + (5 * Z95**5 + 16 * Z95**3 + 3 * Z95) / (96 * n**2)
+    middle, half_width = fmean(d), t * stdev(d) / math.sqrt(len(d))
+    return middle - half_width, middle + half_width
+
+
+def decided(low: float, high: float, prediction: dict[str, Any]) -> str:
+    """The word for an interval: holds, fails or open."""
+    if prediction["direction"] == "lower":
+        low, high = -high, -low
+    if low >= prediction["holds_beyond"]:
+        return "holds"
+    return "fails" if high <= prediction["fails_below"] else "open"
 
 
 def runs_fault(evidence: dict[str, Any]) -> str | None:

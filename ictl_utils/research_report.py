@@ -6,27 +6,45 @@ from typing import Any
 
 import numpy as np
 
-from .research import ARMS, MEASURES, seal, values
+from .config import require
+from .grading_words import word_count
+from .research import ARMS, MEASURES, decided, interval95, seal, values
 
 
 def describe(figure: Any, evidence: dict[str, Any]) -> dict[str, Any]:
-    """What the first axes of a matplotlib figure say and show, as plain data."""
-    axes = figure.axes[0]
-    legend = axes.get_legend()
-    points = [float(y) for line in axes.lines for y in line.get_ydata()]
-    points += [float(y) for collection in axes.collections for _, y in collection.get_offsets()]
+    """What a matplotlib figure says and shows, all its axes together, as plain data.
+
+    Raises:
+        IctlError: it is no figure.
+    """
+    require(figure is not None, "draw returned None; it must end with the line `return figure`.")
+    require(hasattr(figure, "get_suptitle"), f"draw returned an object of class {type(figure).__name__}; expected the "
+            "matplotlib figure.")  # fmt: skip
+    titles = [figure.get_suptitle(), *(a.get_title(at) for a in figure.axes for at in ("center", "left", "right"))]
+    legends = [*figure.legends, *(found for a in figure.axes if (found := a.get_legend()))]
+    texts = [t for a in figure.axes for t in (*a.get_xticklabels(), *a.texts)] + [*figure.texts]
+    texts += [t for legend in legends for t in (legend.get_title(), *legend.get_texts())]
     return {
-        "title": axes.get_title() or axes.get_title("left"), "xlabel": axes.get_xlabel(), "ylabel": axes.get_ylabel(),
-        "names": [t.get_text() for t in (*axes.get_xticklabels(), *(legend.get_texts() if legend else ()))],
-        "points": [round(y, 4) for y in points],
+        "title": max(titles, key=word_count), "xlabel": _labels(figure, "x"), "ylabel": _labels(figure, "y"),
+        "names": [*(t.get_text() for t in texts), *titles],
+        "points": [round(y, 4) for a in figure.axes for y in _heights(a)],
         "measure": evidence["prediction"]["measure"],
         "values": [y for arm in ARMS for y in values(evidence, arm).values()],
     }  # fmt: skip
 
 
-def word_count(x: Any) -> int:
-    """Words of a text that have two letters or more, each counted once; 0 where ``x`` is no text."""
-    return len({w.strip(".,;:!?()").lower() for w in x.split() if len(w) > 1}) if isinstance(x, str) else 0
+def _labels(figure: Any, side: str) -> str:
+    """The labels of all axes of one side, and the figure's own."""
+    found = [getattr(figure, f"get_sup{side}label")(), *(getattr(a, f"get_{side}label")() for a in figure.axes)]
+    return "; ".join(dict.fromkeys(text for text in found if text.strip()))
+
+
+def _heights(axes: Any) -> list[float]:
+    """Heights at which something is drawn: points of lines, scattered points, tops of bars."""
+    found = [y for line in axes.lines for y in line.get_ydata(orig=False)]
+    found += [y for collection in axes.collections for _, y in collection.get_offsets()]
+    found += [bar.get_y() + bar.get_height() for bar in axes.patches if hasattr(bar, "get_height")]
+    return [float(y) for y in found if np.isfinite(float(y))]
 
 
 def labels_fault(answer: dict) -> str | None:
@@ -83,13 +101,20 @@ def kept_fault(answer: dict) -> str | None:
     return "choice and prediction no longer give the seal of the evidence: something was changed after the runs."
 
 
-def middle_fault(answer: dict) -> str | None:
-    """An interval that belongs to other rows."""
-    baseline, variant = (np.mean(list(values(answer["evidence"], arm).values())) for arm in ARMS)
-    mean = variant - baseline
-    middle = (answer["interval"][0] + answer["interval"][1]) / 2
-    return None if abs(mean - middle) < 2e-3 else (
-        f"the interval's middle is {middle:.4g}; the differences of your rows have the mean {mean:.4g}.")  # fmt: skip
+def interval_fault(answer: dict) -> str | None:
+    """An interval that is not the one of the rows."""
+    one, other = (values(answer["evidence"], arm) for arm in ARMS)
+    if len(one.keys() & other.keys()) < 2:
+        return "the rows of your evidence have fewer than two seeds in both arms; no interval can be given."
+    off = np.abs(np.subtract(answer["interval"], interval95(answer["evidence"]))).max()
+    return None if off < 1e-3 else "the interval is not the one that exercise 3 gives for the rows of your evidence."
+
+
+def verdict_fault(answer: dict) -> str | None:
+    """A verdict that the criterion does not give."""
+    words = {decided(*ends, answer["prediction"]) for ends in (answer["interval"], interval95(answer["evidence"]))}
+    wrong = f"{answer['verdict']!r} is not the word that exercise 4 gives for this interval and this prediction."
+    return None if answer["verdict"] in words else wrong
 
 
 def sentence_fault(answer: dict) -> str | None:
@@ -109,5 +134,5 @@ def limits_fault(answer: dict) -> str | None:
         return "'limits' must be a list of at least three sentences."
     short = [i for i, text in enumerate(found) if word_count(text) < 10]
     if short:
-        return f"limit {short[0] + 1} has {word_count(found[short[0]])} different words; expected at least 10."
+        return f"limit {short[0] + 1} has {word_count(found[short[0]])} words; expected at least 10."
     return "two limits are the same." if len({str(text).lower() for text in found}) < len(found) else None

@@ -6,7 +6,6 @@ Nothing in here decides about marks, so there is nothing to gain by changing it 
 from __future__ import annotations
 
 import contextlib
-import inspect
 import io
 import json
 import linecache
@@ -135,8 +134,6 @@ class Marking:
 
         question = self.questions[name]
         cases = [case for seed in self.task["seeds"] for case in question.cases(seed)]
-        if question.kind == "function":
-            found = fitted(found, list(cases[0].given))
         for i, case in enumerate(cases):
             outcome = run(question, found, case)
             packed = {"value": outcome.value, "raised": outcome.raised, "words": outcome.words[:1000],
@@ -159,19 +156,6 @@ def add_questions(assignment: str, source: str) -> None:
         module = types.ModuleType(f"ictl_utils.grading_{assignment}")
         sys.modules[module.__name__] = module
         exec(compile(source, f"grading_{assignment}.py", "exec"), module.__dict__)
-
-
-def fitted(function: Callable, names: list[str]) -> Callable:
-    """The function, callable by the question's keywords also where its parameters have other names."""
-    try:
-        inspect.signature(function).bind(**dict.fromkeys(names))
-    except TypeError:
-        with contextlib.suppress(TypeError):
-            inspect.signature(function).bind(*names)
-            return lambda **given: function(*(given[name] for name in names))
-    except ValueError:
-        pass
-    return function
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ import csv
 import os
 import re
 import stat
+import unicodedata
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -20,10 +21,12 @@ from .config import IctlError, require
 
 MAX_BYTES = 20 << 20  # of a notebook
 MAX_ENTRIES, MAX_UNPACKED = 20_000, 2 << 30  # of an archive
-IGNORED = {"__MACOSX", ".ipynb_checkpoints", ".DS_Store", "Thumbs.db", "submitted.csv"}
+IGNORED = {"__MACOSX", ".ipynb_checkpoints", ".DS_Store", "Thumbs.db"}
 MOODLE = re.compile(r"(?P<name>.+?)_(?P<id>\d+)_assignsubmission_\w+?_?")
 CANVAS = re.compile(r"(?P<who>[^_]+)_(?P<late>LATE_)?(?P<id>\d+)_(?P<number>\d+)_(?P<file>.+)")
 VERSION = re.compile(r"-(\d+)$")
+TIMES = "submitted.csv"
+NAMED = 10  # students named in a remark, at most
 
 
 @dataclass(frozen=True)
@@ -60,10 +63,8 @@ def find(folder: str | Path) -> Found:
     require(root.is_dir(), f"{root} is no folder; expected the folder of submissions.")
     every = [one for path in _walk(root, remarks) for one in _file(root, path, remarks)]
     require(bool(every), f"{root} holds no notebook (.ipynb, or .zip of them); expected one a student.")
-    times, chosen = _times(root, remarks), {}
-    for one in every:
-        at = times.get(one.id) or times.get(one.student)
-        one = replace(one, submitted=at, timed=True) if at else one
+    chosen: dict[str, list[Submission]] = {}
+    for one in _timed(every, root / TIMES, remarks):
         chosen.setdefault(one.id.casefold(), []).append(one)
     for _, same in sorted(chosen.items()):
         same.sort(key=lambda one: (one.order, one.submitted, one.file))
@@ -79,7 +80,7 @@ def _walk(root: Path, remarks: list[str], below: str = "") -> Iterator[Path]:
     with os.scandir(root / below) as entries:
         for entry in sorted(entries, key=lambda e: e.name):
             place = f"{below}{entry.name}"
-            if entry.name in IGNORED:
+            if entry.name in IGNORED or place == TIMES:
                 continue
             if entry.is_symlink():
                 remarks.append(f"{place}: a link, not followed; ask for the file itself.")
@@ -177,18 +178,54 @@ def _unzip(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bytes:
     return content
 
 
-def _times(root: Path, remarks: list[str]) -> dict[str, float]:
-    """Times of submission by id or name, from ``submitted.csv`` (columns id, time) if it is there."""
-    path, times = root / "submitted.csv", {}
-    if not path.is_file() or path.is_symlink():
-        return times
+def _timed(every: list[Submission], path: Path, remarks: list[str]) -> list[Submission]:
+    """Submissions with their times from ``submitted.csv``, found by id or name; told: what fits nobody, who has none.
+
+    Raises:
+        IctlError: the file has no columns ``id`` and ``time``.
+    """
+    if not os.path.lexists(path):
+        return every
+    times: dict[str, float] = {}
+    known = {_plain(name) for one in every for name in (one.id, one.student)}
+    for row, name, text in _rows(path, remarks):
+        if _plain(name) not in known:
+            remarks.append(f"{TIMES}, row {row}: {name!r} is nobody's id or name here; expected one such as "
+                           f"{every[0].id!r}.")  # fmt: skip
+            continue
+        try:
+            times[_plain(name)] = moment(text)
+        except IctlError as error:
+            remarks.append(f"{TIMES}, row {row}, {name}: {error}")
+    found = [(one, times.get(_plain(one.id), times.get(_plain(one.student)))) for one in every]
+    without = sorted({one.id for one, at in found if at is None})
+    if without:
+        names = ", ".join(without[:NAMED]) + (f" and {len(without) - NAMED} more" if len(without) > NAMED else "")
+        remarks.append(f"{TIMES} gives no time for {names}: the file's time counts, or Canvas' mark.")
+    return [one if at is None else replace(one, submitted=at, timed=True) for one, at in found]
+
+
+def _rows(path: Path, remarks: list[str]) -> Iterator[tuple[int, str, str]]:
+    """Row number, id and time of each row of ``submitted.csv``, whatever separates the columns."""
+    if path.is_symlink() or not path.is_file():
+        remarks.append(f"{TIMES}: no plain file, not read; put the file itself there.")
+        return
     with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
-        for row in csv.DictReader(file):
-            try:
-                times[(row.get("id") or "").strip()] = moment(row.get("time") or "")
-            except IctlError as error:
-                remarks.append(f"submitted.csv: {error}")
-    return times
+        first = file.readline()
+        separator = max(",;\t|", key=first.count)
+        head = [name.strip().casefold() for name in next(csv.reader([first], delimiter=separator), [])]
+        require({"id", "time"} <= set(head), f"{path} begins with the line {first.strip()!r}; expected the columns id "
+                                             "and time: id,time or id;time.")  # fmt: skip
+        reader = csv.reader(file, delimiter=separator)
+        for cells in reader:
+            if any(cell.strip() for cell in cells):
+                row = dict(zip(head, cells, strict=False))
+                yield reader.line_num + 1, row.get("id", "").strip(), row.get("time", "").strip()
+
+
+def _plain(name: str) -> str:
+    """A name as it is compared: capitals, spaces around it, and how accents are written do not matter."""
+    return unicodedata.normalize("NFC", name.strip()).casefold()
 
 
 def moment(text: str) -> float:

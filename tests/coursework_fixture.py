@@ -1,4 +1,7 @@
-"""A small assignment of two questions, with its instructor notebook, for the tests of the coursework tools."""
+"""A small assignment of two questions, with its instructor notebook, for the tests of the coursework tools.
+
+No real assignment asks either: this file is in the students' repository too.
+"""
 
 from __future__ import annotations
 
@@ -18,43 +21,44 @@ if "google.colab" in sys.modules:
     %pip install -q "ictl-utils @ git+https://github.com/OWNER/REPO@main"'''
 
 ANSWER = '''# {a}.q1
-def attention_pattern(q, k):
-    """The pattern of one head.
+def nearness(q, k):
+    """How near each point is to the points so far, as shares.
 
     Args:
-        q, k: queries and keys, pos d_head.
+        q, k: points, pos dim.
 
     Returns:
         pos pos; a row is a destination.
     """
     ### BEGIN SOLUTION
-    scores = q @ k.T / q.shape[-1] ** 0.5
-    later = torch.ones_like(scores).triu(1).bool()
-    return scores.masked_fill(later, float("-inf")).softmax(-1)
+    near = (1 / (1 + torch.cdist(q, k))).tril()
+    return near / near.sum(1, keepdim=True)
     ### END SOLUTION'''
 
-MISTAKES = '''def not_scaled(q, k):
-    """The scores are too large: think of how they grow with the width of a head."""
-    return _pattern(q @ k.T)
+MISTAKES = '''def not_rooted(q, k):
+    """These are squared distances: take the root."""
+    return _shares(torch.cdist(q, k) ** 2)
 
 
 def not_causal(q, k):
-    """Tokens look ahead: hide what comes later before you normalise."""
-    return (q @ k.T / q.shape[-1] ** 0.5).softmax(-1)
+    """Points look ahead: leave out what comes later before you take shares."""
+    near = 1 / (1 + torch.cdist(q, k))
+    return near / near.sum(1, keepdim=True)
 
 
 def wrong_axis(q, k):
-    """You normalise over destinations: each destination shares out one unit of attention."""
-    return _pattern(q @ k.T / q.shape[-1] ** 0.5, 0)
+    """You take shares over destinations: each destination shares out one unit."""
+    return _shares(torch.cdist(q, k), 0)
 
 
 def transposed(q, k):
     """Rows and columns are exchanged: a row is a destination."""
-    return _pattern(q @ k.T / q.shape[-1] ** 0.5).T
+    return _shares(torch.cdist(q, k)).T
 
 
-def _pattern(scores, axis=-1):
-    return scores.masked_fill(torch.ones_like(scores).triu(1).bool(), float("-inf")).softmax(axis)'''
+def _shares(distance, axis=1):
+    near = (1 / (1 + distance)).tril()
+    return near / near.sum(axis, keepdim=True)'''
 
 VALUE = '''# {a}.q2
 ### BEGIN SOLUTION
@@ -74,14 +78,14 @@ VALUE_MISTAKES = "\n\n\n".join(
 PICTURE = """import matplotlib.pyplot as plt
 
 fig, ax = plt.subplots(figsize=(3, 2))
-ax.imshow(attention_pattern(*torch.ones(2, 3, 2)))
-ax.set_title("All keys alike");"""
+ax.imshow(nearness(*torch.ones(2, 3, 2)))
+ax.set_title("All points alike");"""
 
 
 def cases(seed: int) -> list[Case]:
-    """Queries and keys of three sizes."""
+    """Points of three sizes."""
     draw = torch.Generator().manual_seed(seed)
-    sizes = ((5, 4, "five tokens"), (2, 3, "two tokens"), (1, 2, "one token"))
+    sizes = ((5, 4, "five points"), (2, 3, "two points"), (1, 2, "one point"))
     return [Case({"q": torch.randn(n, d, generator=draw), "k": torch.randn(n, d, generator=draw)}, note)
             for n, d, note in sizes]  # fmt: skip
 
@@ -90,7 +94,7 @@ def questions(a: str) -> tuple[Question, ...]:
     """One question that asks for a function, one that asks for a value."""
     square = array(lambda given: (len(given["q"]), len(given["q"])), "float")
     return (
-        Question(f"{a}.q1", "Attention", "attention_pattern", 12, 10, 1, cases,
+        Question(f"{a}.q1", "Nearness", "nearness", 12, 10, 1, cases,
                  (square, finite(), rows_sum_to_one(), causal(), agrees()), "Divide by what?"),
         Question(f"{a}.q2", "Roles", "roles", 8, 5, 2, lambda seed: [Case({})],
                  (keys("moves", "looks"), agrees()), "Read it again.", kind="value"),
@@ -111,7 +115,7 @@ def notebook(a: str) -> dict:
         cell("code", "parameters", 'preset = "laptop"', "parameters"),
         cell("code", "set-up", "import torch\n\nfrom ictl_utils.grading import check, progress"),
     ]  # fmt: skip
-    parts = (("q1", "Attention", "attention_pattern", ANSWER, MISTAKES),
+    parts = (("q1", "Nearness", "nearness", ANSWER, MISTAKES),
              ("q2", "Roles", "roles", VALUE, VALUE_MISTAKES))  # fmt: skip
     for part, title, name, answer, mistakes in parts:
         made += [

@@ -82,6 +82,16 @@ def submission(changes: dict[str, str | None] | None = None, first: str = "", na
     return notebook(cells_of(changes, first, named))
 
 
+def of_another(assignment: str) -> bytes:
+    """A notebook of another assignment, its cells named as in this one."""
+    made = [cell(SET_UP, "set-up")]
+    for name in ANSWERS:
+        source = f"# {assignment}.{name}\ndef other_{name}(x):\n    return 2 * x"
+        made.append(cell(source, f"{name}-answer", ("answer",), f"{assignment}-{name}"))
+        made.append(cell(f'check("{assignment}.{name}", other_{name})', f"{name}-check", ("check",)))
+    return notebook(made)
+
+
 def write_key(folder: Path) -> Path:
     """Instructor notebook and questions of assignment t1."""
     folder.mkdir(parents=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -86,17 +87,17 @@ def test_the_student_edition_of_the_small_assignment(root):
     made = json.loads(source.read_text())
     nbformat.validate(nbformat.read(source, as_version=4))
     text = source.read_text()
-    for secret in ("masked_fill", "the OV circuit", "secret word", "not_scaled", "wrong axis", "SOLUTION"):
+    for secret in ("cdist", "the OV circuit", "secret word", "not_rooted", "wrong axis", "SOLUTION"):
         assert secret not in text, secret
     by_id = {c["id"]: c for c in made["cells"]}
     assert list(by_id) == ["title", "colab", "parameters", "set-up", "q1-text", "q1-answer", "q1-check", "q1-expected",
                            "q1-draw", "q2-text", "q2-answer", "q2-check", "end"]  # fmt: skip
     stub = "".join(by_id["q1-answer"]["source"])
-    assert stub.startswith("# a8.q1\ndef attention_pattern(q, k):") and "A row is a destination".lower() in stub.lower()
-    assert 'raise NotImplementedError("a8.q1: attention_pattern is still to be written.")' in stub
+    assert stub.startswith("# a8.q1\ndef nearness(q, k):") and "A row is a destination".lower() in stub.lower()
+    assert 'raise NotImplementedError("a8.q1: nearness is still to be written.")' in stub
     assert "".join(by_id["q2-answer"]["source"]) == "# a8.q2\nroles = None  # a8.q2: your answer in place of None"
     assert "*10 minutes, difficulty ★☆☆, 12 points*" in "".join(by_id["q1-text"]["source"])
-    assert 'alt="All keys alike"' in "".join(by_id["q1-expected"]["source"])
+    assert 'alt="All points alike"' in "".join(by_id["q1-expected"]["source"])
     assert 'if done("a8.q1"):\n    import matplotlib' in "".join(by_id["q1-draw"]["source"])
     assert by_id["q1-answer"]["metadata"]["nbgrader"] == {
         "grade": False, "grade_id": "a8-q1", "locked": False, "schema_version": 3, "solution": True, "task": False}
@@ -149,7 +150,7 @@ FAILING = '''def e(q, k):
         (edited(q1_mistakes=FAILING), [
             "a8.q1 has 1 mistakes; expected at least 4", "q1-mistakes: e fails on every case (RuntimeError"]),
         (edited(q2_rubric=None), ["a8.q2 has no cell q2-rubric"]),
-        (edited(q1_text="## Something"), ["a8.q1: its text must begin with `## Exercise 1: Attention`"]),
+        (edited(q1_text="## Something"), ["a8.q1: its text must begin with `## Exercise 1: Nearness`"]),
         (edited(q2_answer="roles = 3"), ["a8.q2: no lines `### BEGIN SOLUTION` and `### END SOLUTION`"]),
         (edited(q2_answer="### BEGIN SOLUTION\nroles = 3\n### END SOLUTION"), [
             "a8.q2: its own solution is told `keys`: yours is 3", "a8.q2: the first line of its answer must be"]),
@@ -157,10 +158,10 @@ FAILING = '''def e(q, k):
         (edited(q1_answer="# a8.q1\n1 / 0"), ["cell q1-answer fails: ZeroDivisionError: division by zero in line 2"]),
         (edited(q1_answer="# a8.q1\ndef ("), ["cell q1-answer fails: SyntaxError"]),
         (edited(q1_picture="x = 1"), ["cell q1-picture shows no figure"]),
-        (edited(end="scores.masked_fill(later, float('-inf')).softmax(-1)"), ["cell end fails: NameError"]),
-        (edited(q1_text="## Exercise 1: Attention\n\n[see](../99.ipynb#x)"), ["its link ../99.ipynb leads nowhere"]),
-        (edited(q1_text='## Exercise 1: Attention\n\nscores = q @ k.T / q.shape[-1] ** 0.5'), [
-            "q1-answer: its line `scores = q @ k.T / q.shape[-1] ** 0.5` stands in the student edition"]),
+        (edited(end="near.sum(1)"), ["cell end fails: NameError"]),
+        (edited(q1_text="## Exercise 1: Nearness\n\n[see](../99.ipynb#x)"), ["its link ../99.ipynb leads nowhere"]),
+        (edited(q1_text='## Exercise 1: Nearness\n\nnear = (1 / (1 + torch.cdist(q, k))).tril()'), [
+            "q1-answer: its line `near = (1 / (1 + torch.cdist(q, k))).tril()` stands in the student edition"]),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_said_in_sentences(root, changed, words):
@@ -275,6 +276,18 @@ def test_the_stub_is_the_solution_with_answers_blanked(source):
             assert text == student_edition.with_facts(solved[c["id"]], asked[part])
         else:
             assert text == solved[c["id"]]
+
+
+@pytest.mark.parametrize("path", STUDENT, ids=name)
+def test_inputs_come_in_the_order_of_the_arguments(path):
+    """Answers whose arguments have other names are called by order."""
+    sources = {c["id"]: "".join(c["source"]) for c in json.loads(path.read_text())["cells"]}
+    for q in coursework.questions(name(path)):
+        if q.kind == "function":
+            tree = ast.parse(sources[f"{q.name.partition('.')[2]}-answer"])
+            arguments = next([a.arg for a in n.args.args] for n in ast.walk(tree)
+                             if isinstance(n, ast.FunctionDef) and n.name == q.answer)  # fmt: skip
+            assert {tuple(case.given) for seed in (0, 1) for case in q.cases(seed)} == {tuple(arguments)}, q.name
 
 
 @pytest.mark.parametrize("path", STUDENT, ids=name)

@@ -17,9 +17,22 @@ from ictl_utils.answers import AnswerError, from_bytes, to_bytes
 from ictl_utils.answers_sealed import Sealed, opened, seal, sketched
 from ictl_utils.config import IctlError, ModelConfig
 from ictl_utils.grading import Case, Question, check, done, progress
-from ictl_utils.grading_cases import first_broken, run
-from ictl_utils.grading_rules import agrees, array, between, causal, finite, holds, keys, number, rows_sum_to_one, text
-from ictl_utils.grading_words import difference
+from ictl_utils.grading_cases import first_broken, judge, run, tolerance_of
+from ictl_utils.grading_rules import (
+    agrees,
+    array,
+    between,
+    causal,
+    finite,
+    holds,
+    keys,
+    number,
+    of_each,
+    rows_sum_to_one,
+    seeds_decide,
+    text,
+)
+from ictl_utils.grading_words import difference, word_count
 from ictl_utils.model import Transformer
 
 TREE = {
@@ -44,8 +57,8 @@ def assignment(tmp_path_factory):
 
 
 def right(q, k):
-    scores = q @ k.T / q.shape[-1] ** 0.5
-    return scores.masked_fill(torch.ones_like(scores).triu(1).bool(), -torch.inf).softmax(-1)
+    near = (1 / (1 + torch.cdist(q, k))).tril()
+    return near / near.sum(1, keepdim=True)
 
 
 def test_answers_come_back_as_they_were():
@@ -144,6 +157,7 @@ SQUARE = torch.tensor([[1.0, 0.0], [0.25, 0.75]])
         (array((2,), "int"), torch.tensor([1, 2]), torch.ones(2), "holds float numbers; expected int"),
         (array((2,), "bool"), np.array([True, False]), np.ones(2, int), "holds int numbers; expected bool"),
         (finite(), {"x": [1.0, SQUARE]}, {"x": [1.0, SQUARE / 0]}, r"4 of 4 numbers at \['x'\]\[1\] are inf or nan"),
+        (finite(), {"x": 1.0}, {"x": float("nan")}, r"^the number at \['x'\] is inf or nan\.$"),
         (number(), np.float32(3), SQUARE, "a tensor of shape"),
         (number(), torch.tensor(2.0), True, "yours is True"),
         (text(3), "one two three", "one two", "has 2 words; expected at least 3"),
@@ -246,7 +260,7 @@ def tells_nothing(q, k):
         (tells_nothing, "an answer comes back", "returns None"),
         (lambda q: q, "an error", "unexpected keyword argument 'k'"),
         (lambda q, k: {1}, "an answer is plain data", "class set"),
-        (lambda q, k: right(q, k)[:, :1], "shape", 'case "five tokens"'),
+        (lambda q, k: right(q, k)[:, :1], "shape", 'case "five points"'),
         (lambda q, k: right(q, k) * torch.nan, "all numbers are finite", "25 of 25 numbers"),
         (lambda q, k: right(q, k) / 2, "rows sum to 1", "sums to 0.5"),
         (lambda q, k: right(k, q), "agrees with a worked case", "Hint: Divide by what?"),
@@ -265,7 +279,7 @@ def test_wrong_answers_are_told_and_never_raise(answer, broken, words, capsys):
 
 def test_what_is_not_done_is_no_mistake(capsys):
     def stub(q, k):
-        raise NotImplementedError("a8.q1: attention_pattern is still to be written.")
+        raise NotImplementedError("a8.q1: nearness is still to be written.")
 
     def leans_on_another(q, k):
         raise NotImplementedError("a8.q7: other is still to be written.")
@@ -343,3 +357,116 @@ def test_checks_need_no_plotting():
     code = "import sys, ictl_utils.grading, ictl_utils.coursework; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert {"matplotlib", "circuitsvis", "IPython", "pandas", "sklearn"}.isdisjoint(loaded)
+
+
+def test_other_names_of_arguments_are_taken_in_their_order():
+    assert check("a8.q1", lambda first, second: right(first, second))
+    assert check("a8.q1", lambda k, q: right(q, k))
+
+
+def test_a_copy_is_named_for_arrays_and_tensors():
+    assert "x.clone()" in check("a8.q1", changes_its_input).message
+    assert "x.copy()" in check("a8.q1", changes_its_input).message
+
+
+def test_one_call_for_each_seed():
+    question = Question("a8.q9", "", "f", 1, 1, 1, cases, (of_each("seed", array((2,))), seeds_decide(np.array_equal)))
+    case = Case({"seed": [3, 4, 3]}, each="seed")
+
+    def told(answer):
+        finding = judge(question, case, run(question, answer, case), None)
+        return finding and finding.words
+
+    assert told(lambda seed: np.random.default_rng(seed).random(2)) is None
+    assert told(lambda seed: np.random.default_rng(0).random(2)) == "seeds 3 and 4 give the same answer."
+    assert told(lambda seed: np.random.random(2)) == "seed 3 twice gives two answers."
+    assert "expected (2,)" in told(lambda seed: np.zeros(seed))
+
+
+def test_a_tensor_that_is_too_large_is_an_error_of_its_own():
+    question, case = Question("a8.q9", "", "f", 1, 1, 1, cases, ()), Case({"x": torch.ones(20, 2)}, largest=100)
+    assert run(question, lambda x: x.T @ x, case).raised == ""
+    for answer in (lambda x: (x @ x.T).sum(), lambda x: torch.linalg.svd(x.double(), full_matrices=True)[1]):
+        outcome = run(question, answer, case)
+        assert outcome.raised == "TooLarge" and "shape (20, 20)" in outcome.words
+
+
+def test_words_are_counted_as_everybody_does():
+    assert word_count("I said that a head is a head, and it is - well - one.") == 13
+    assert word_count(None) == word_count(" ... ") == 0
+
+
+# Answers to the assignments' own questions, on cases of another seed than the public ones.
+
+
+def told_by(name, answer, *expected, seed=3):
+    """Names of the rules that an answer breaks, a case each; "" where all hold."""
+    question = coursework.question(name)
+    made = question.cases(seed)
+    outcomes = [run(question, answer, case) for case in made]
+    findings = [judge(question, case, o, *(expected or (None,))) for case, o in zip(made, outcomes, strict=True)]
+    return [finding.rule if finding else "" for finding in findings]
+
+
+def probe(order, seeded=True):
+    """An answer to a3.q4 whose blocks ``order(rng, ids, length, row)`` gives."""
+
+    def repeated_probe(ids, n, length, repeats, seed):
+        rng = np.random.default_rng(seed if seeded else 0)
+        rows = np.stack([np.tile(order(rng, ids, length, row), repeats) for row in range(n)])
+        return np.concatenate([np.zeros((n, 1), int), rows], axis=1)
+
+    return repeated_probe
+
+
+def test_a_probe_is_drawn_from_all_ids_by_its_seed():
+    def choice(rng, ids, length, row):
+        return rng.choice(ids, length, replace=False)
+
+    assert set(told_by("a3.q4", probe(choice))) == {""}
+    assert told_by("a3.q4", probe(choice, seeded=False)) == [""] * 4 + ["the seed decides"]
+    turned = told_by("a3.q4", probe(lambda rng, ids, length, row: np.roll(ids, 3 * row + 2)[:length][::-1]))
+    assert turned[1] == "a random order"
+    few = told_by("a3.q4", probe(lambda rng, ids, length, row: rng.permutation(ids[:length])))
+    assert few[0] == few[1] == "every row has a block of its own"
+
+
+def test_a_statistic_in_an_array_of_one_entry_is_a_number():
+    rules = {name: next(r for r in coursework.question(name).rules if r.name == rule)
+             for name, rule in (("a1.q7", "statistic between -1 and 1"), ("a3.q3", "sign"),
+                                ("a3.q7", "a stretch of the run"))}  # fmt: skip
+    assert rules["a1.q7"].broken({}, {"statistic": np.array([0.5])}, None) is None
+    assert "sign is not" in rules["a3.q3"].broken({}, {"score": np.array([0.5])}, {"score": -0.5})
+    given = {"tokens": np.array([0.0, 9.0])}
+    assert rules["a3.q7"].broken(given, {"start": np.array([1.0]), "end": np.array([[2.0]])}, None) is None
+
+
+LINES = dict(zip("ABCDEFGHIJ", ["sign", "fine"] * 5, strict=True))
+
+
+@pytest.mark.parametrize("changes, held", [
+    ({}, 5), ({"D": "sign"}, 4), ({"C": "Sign!"}, 4), ({"A": "fine", "B": "sign", "J": "sign"}, 3),
+    (dict.fromkeys("ABCDEFGHIJ", "fine"), 0),
+])  # fmt: skip
+def test_two_lines_at_a_time_are_a_part_of_the_points(changes, held):
+    assert told_by("a3.q9", LINES | changes, LINES).count("") == held
+    assert tolerance_of(coursework.question("a3.q9")) > 0  # so that the right names come with the package, sealed
+
+
+VERDICT = {"least": 0.2, "times": 3.0, "heads": [[3, 0], [4, 0], [4, 1]], "joint": 0.57, "se": 0.07,
+           "controls": [-0.05, -0.07, -0.06], "holds": True, "limits": "one two " * 15}  # fmt: skip
+
+
+@pytest.mark.parametrize("changes, rule", [
+    ({}, ""), ({"joint": np.array([0.57]), "least": torch.tensor([0.2])}, ""), ({"limits": "a word " * 15}, ""),
+    ({"limits": "one two " * 14 + "- -"}, "limits are named"),
+    ({"joint": 0.0, "se": 0.29, "holds": False}, "the measured effect"),
+    ({"joint": 0.5, "se": 0.26, "holds": False}, "the measured effect"),
+    ({"controls": [0, 0]}, "effects of control sets"), ({"controls": [0.1, -50.0]}, "effects of control sets"),
+    ({"least": float("nan"), "holds": False}, "all numbers are finite"),
+    ({"controls": [0.1, float("inf")]}, "all numbers are finite"),
+    ({"times": 1e9, "holds": False}, "a criterion that could fail"),
+    ({"least": 40, "holds": False}, "a criterion that could fail"),
+])  # fmt: skip
+def test_numbers_of_the_verdict_are_possible_ones(changes, rule):
+    assert told_by("a4.q9", VERDICT | changes) == [rule]

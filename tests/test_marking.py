@@ -167,6 +167,83 @@ def test_the_command(graded: Graded, tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert f"{len(graded.rows)} submissions, median" in done.output
     assert "days of delay" in (graded.out / "feedback" / "correct.html").read_text()
+    assert "truncated: the file is no complete notebook" in done.stderr
+
+
+def command(folder: Path, *options: str):
+    """``ictl grade`` with the small assignment's key."""
+    (folder / "in").mkdir(exist_ok=True)
+    given = ["grade", str(folder / "in"), "--out", str(folder / "out"), "--solutions", str(folder / "key")]
+    return CliRunner().invoke(app, [*given, *options])
+
+
+def test_a_notebook_of_another_assignment_is_said_to_be_one(tmp_path: Path) -> None:
+    made.write_key(tmp_path / "key")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "ada.ipynb").write_bytes(made.of_another("t3"))
+    (tmp_path / "in" / "bob.ipynb").write_bytes(made.submission())
+    done = command(tmp_path, "--assignment", "T1")
+    assert done.exit_code == 0, done.output
+    words = "this looks like assignment t3, and t1 is marked"
+    assert done.stderr.count("looks like") == 1 and f"ada: {words}" in done.stderr
+    marks = list(csv.DictReader((tmp_path / "out" / "marks.csv").read_text(encoding="utf-8-sig").splitlines()))
+    assert [(row["total"], row["remarks"].count(words), "not found" in row["remarks"]) for row in marks] == [
+        ("0.0", 1, False), ("20.0", 0, False)]  # fmt: skip
+    for page in ("summary.html", "feedback/ada.html"):
+        assert (tmp_path / "out" / page).read_text().count(words) == 1, page
+    assert words in (tmp_path / "out" / "moodle.csv").read_text(encoding="utf-8-sig")
+
+
+def test_what_is_wrong_with_the_command_is_said_before_anything_is_marked(tmp_path: Path) -> None:
+    made.write_key(tmp_path / "key")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "ada.ipynb").write_bytes(made.submission())
+    assert "--assignment" in command(tmp_path).output
+    for name in ("1", "t6", "t", "[t]1", ""):
+        error = command(tmp_path, "--assignment", name).exception
+        assert str(error).startswith(f"assignment={name!r} is not known; expected one of t1"), error
+    (tmp_path / "out" / "records").mkdir(parents=True)
+    (tmp_path / "out" / "records" / "zoe.json").write_text('{"questions": [{"question": "t3.q1"}]}')
+    error = command(tmp_path, "--assignment", "t1").exception
+    assert str(error).startswith(f"{tmp_path / 'out'} holds the marks of t3; expected a new folder for t1")
+    assert not (tmp_path / "out" / "marks.csv").exists()
+
+
+def test_pages_of_students_who_are_gone_are_removed(tmp_path: Path) -> None:
+    made.write_key(tmp_path / "key")
+    (tmp_path / "in").mkdir()
+    for name in ("ada", "zoe"):
+        (tmp_path / "in" / f"{name}.ipynb").write_bytes(made.submission())
+    assert command(tmp_path, "--assignment", "t1").exit_code == 0
+    own = [tmp_path / "out" / place for place in ("records/notes.json", "feedback/notes.html")]
+    for path in own:
+        path.write_text("[]")
+    (tmp_path / "in" / "zoe.ipynb").unlink()
+    done = command(tmp_path, "--assignment", "t1")
+    assert "zoe: no longer among the submissions" in done.stderr and done.exit_code == 0
+    left = {path.name for path in tmp_path.rglob("out/*/*")}
+    assert left == {"ada.json", "ada.html", "notes.json", "notes.html"}
+    assert "no longer" not in command(tmp_path, "--assignment", "t1").stderr
+
+
+def test_the_instructors_notebook_prints_and_warns_nothing(tmp_path: Path, capsys, recwarn) -> None:
+    key = made.write_key(tmp_path / "key")
+    path = key / "t1_small.ipynb"
+    loud = "import warnings\\nwarnings.warn('mistaken')\\nprint('spoken')\\n"
+    text = path.read_text().replace("import os, sys, time", f"{loud}display('shown')\\nimport os")
+    path.write_text(text.replace("return x * x", "print('spoken'); warnings.warn('mistaken'); return x * x"))
+    assert path.read_text().count("spoken") == 2
+    assert find_key("t1", key).expected
+    assert capsys.readouterr() == ("", "") and not recwarn.list
+
+
+def test_pages_and_tables_have_words_for_names_of_mistakes(graded: Graded) -> None:
+    from ictl_utils.marks_pages import summary
+
+    texts = [(graded.out / name).read_text(encoding="utf-8-sig") for name in ("feedback/wrong.html", "moodle.csv")]
+    one = [row for row in graded.batch.rows if row.record.id == "wrong"]
+    texts.append(summary(replace(graded.batch, rows=one)).decode())
+    assert all("wrong axis" in text and "wrong_axis" not in text for text in texts)
 
 
 def test_hints_at_similar_answers_are_hints(tmp_path: Path) -> None:

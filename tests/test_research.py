@@ -26,6 +26,10 @@ def with_(arm: str, **fields) -> dict:
 
 @pytest.mark.parametrize("choice, words", [
     ({**CHOICE, "claim": "Z99"}, "A01 to G12"),
+    ({**CHOICE, "claim": "b06"}, "ids have a capital"),
+    (with_("variant", n_layers="2"), "n_layers must be an integer; it is '2'"),
+    (with_("variant", init_seed="1"), "init_seed must be an integer"),
+    (with_("variant", lr="0.1"), "lr must be a number"),
     ({**CHOICE, "preset": "tiny"}, "smoke, laptop, gpu"),
     (with_("variant", smear="keys"), "none, key, query, value"),
     (with_("variant", colour="red"), "'colour' is no field"),
@@ -126,6 +130,81 @@ def test_a_figure_is_described(evidence: dict) -> None:
     assert "variant" in report.names_fault({**found, "names": ["baseline"]})
     assert "4 of 4" in report.points_fault({**found, "points": []})
     assert report.title_fault({**found, "title": "ICL score"})
+
+
+def one_panel_an_arm(figure, evidence: dict) -> None:
+    """A title of the figure, an arm a panel, scattered points."""
+    for arm, axes in zip(ARMS, figure.subplots(1, 2, sharey=True), strict=True):
+        found = research.values(evidence, arm)
+        axes.scatter(list(found), list(found.values()))
+        axes.set_title(arm)
+    figure.suptitle("Both arms are as good as untrained")
+    figure.supxlabel("seed")
+    figure.supylabel("ICL score, nats")
+
+
+def one_bar_a_run(figure, evidence: dict) -> None:
+    """A bar a run, its arm in the tick's label."""
+    axes = figure.subplots()
+    runs = {f"{arm} {seed}": y for arm in ARMS for seed, y in research.values(evidence, arm).items()}
+    axes.bar(list(runs), list(runs.values()))
+    axes.set(title="Both arms are as good as untrained", xlabel="run", ylabel="ICL score, nats")
+
+
+def legend_of_the_figure(figure, evidence: dict) -> None:
+    """Lines over seeds, the legend outside of the axes, a point that is missing."""
+    axes = figure.subplots()
+    for arm in ARMS:
+        axes.plot([*research.values(evidence, arm).values(), float("nan")], "o-", label=arm)
+    axes.set(xlabel="seed", ylabel="ICL score, nats")
+    figure.suptitle("Both arms are as good as untrained")
+    figure.legend()
+
+
+@pytest.mark.parametrize("draw", [one_panel_an_arm, one_bar_a_run, legend_of_the_figure])
+def test_all_that_a_figure_shows_is_described(evidence: dict, draw) -> None:
+    figure = plt.figure()
+    draw(figure, evidence)
+    found = report.describe(figure, evidence)
+    plt.close(figure)
+    faults = (report.labels_fault, report.unit_fault, report.names_fault, report.points_fault, report.title_fault)
+    assert [fault(found) for fault in faults] == [None] * 5
+    assert "1 of 5" in report.points_fault({**found, "values": [*found["values"], 9.0]})
+
+
+def test_what_is_no_figure_is_named(evidence: dict) -> None:
+    with pytest.raises(IctlError, match="draw returned None"):
+        report.describe(None, evidence)
+    with pytest.raises(IctlError, match="class tuple; expected the matplotlib figure"):
+        report.describe((1, 2), evidence)
+
+
+def concluded(differences: list[float], interval: tuple[float, float], verdict: str) -> dict:
+    """A conclusion on runs with these differences seed by seed."""
+    rows = [{"arm": arm, "seed": seed, "measure": "icl_nats", "value": d * (arm == "variant") - 1}
+            for seed, d in enumerate(differences) for arm in ARMS]  # fmt: skip
+    evidence = {"choice": CHOICE, "prediction": PREDICTION, "rows": rows}
+    return {"prediction": PREDICTION, "evidence": evidence, "interval": interval, "verdict": verdict}
+
+
+@pytest.mark.parametrize("interval, verdict, wrong", [
+    ((-0.0123, 0.0623), "fails", ""), ((0.024, 0.026), "fails", "interval"), ((-50.0, 50.05), "fails", "interval"),
+    ((-0.016, 0.046), "fails", "interval"), ((-0.0123, 0.0623), "open", "verdict"),
+    ((-0.0123, 0.0623), "holds", "verdict"),
+])  # fmt: skip
+def test_interval_and_verdict_are_those_of_the_rows(interval: tuple, verdict: str, wrong: str) -> None:
+    answer = concluded([0.01, 0.04, 0.025], interval, verdict)
+    told = {"interval": report.interval_fault(answer), "verdict": report.verdict_fault(answer)}
+    assert bool(told["interval"]) == (wrong == "interval")
+    assert wrong != "verdict" or "exercise 4" in told["verdict"]
+    assert wrong or told == {"interval": None, "verdict": None}
+    assert "0.0" not in str(told["interval"])
+
+
+def test_the_interval_of_many_seeds_and_of_too_few() -> None:
+    low, high = research.interval95(concluded([0.0, 1.0] * 6, (0, 0), "")["evidence"])
+    assert (low + high, high - low) == pytest.approx((1, 2 * 2.201 * 0.5222 / 12**0.5), rel=2e-3)
+    assert "fewer than two seeds" in report.interval_fault(concluded([0.1], (0, 1), "open"))
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import marking_fixture as made
 import pytest
 
 from ictl_utils.config import IctlError
-from ictl_utils.extraction import locate, prepared, python_of, read_cells, worth_running
+from ictl_utils.extraction import locate, looks_like, prepared, python_of, read_cells, worth_running
 from ictl_utils.marking import find_key
 from ictl_utils.submissions import find, moment, whose
 
@@ -83,7 +83,51 @@ def test_times_of_submission(tmp_path: Path) -> None:
     (tmp_path / "submitted.csv").write_text("id,time\nada,2026-05-31T10:00:00+00:00\nbob,yesterday\n")
     found = find(tmp_path)
     assert [one.submitted for one in found.submissions] == [moment("2026-05-31T10:00+00:00"), 500]
-    assert found.remarks == ["submitted.csv: 'yesterday' is no time; expected 2026-05-31 or 2026-05-31T23:59."]
+    assert found.remarks == [
+        "submitted.csv, row 3, bob: 'yesterday' is no time; expected 2026-05-31 or 2026-05-31T23:59.",
+        "submitted.csv gives no time for bob: the file's time counts, or Canvas' mark.",
+    ]
+
+
+@pytest.mark.parametrize("text", [
+    "id,time\nADA,{t}\n", "ID;Time\n ada ;{t}\n\n", "time\tid\n{t}\tAda\n", "\ufeffId,note,TIME\nada,\"a, b\",{t}\n",
+])  # fmt: skip
+def test_times_from_any_spreadsheet(tmp_path: Path, text: str) -> None:
+    (tmp_path / "ada.ipynb").write_bytes(b"")
+    (tmp_path / "submitted.csv").write_text(text.format(t="2026-05-31T10:00:00+00:00"))
+    found = find(tmp_path)
+    assert [(one.submitted, one.timed) for one in found.submissions] == [(moment("2026-05-31T10:00+00:00"), True)]
+    assert found.remarks == []
+
+
+def test_times_that_fit_nobody_are_told_with_their_row(tmp_path: Path) -> None:
+    for i in range(13):
+        (tmp_path / f"s{i:02}.ipynb").write_bytes(b"")
+    (tmp_path / "s00.ipynb").rename(tmp_path / "Ad\u00e9le.ipynb")  # one letter
+    (tmp_path / "submitted.csv").write_text("id,time\nADE\u0301LE,2026-05-31\n\nadda,2026-05-31\n")  # and two
+    found = find(tmp_path)
+    assert [one.id for one in found.submissions if one.timed] == ["Ad\u00e9le"]
+    assert found.remarks[0].startswith("submitted.csv, row 4: 'adda' is nobody's id or name here; expected one such")
+    assert "gives no time for s01, s02," in found.remarks[1] and "s10 and 2 more: the file's time" in found.remarks[1]
+
+
+@pytest.mark.parametrize("text", ["", "ada,2026-05-31\n", "id,when\nada,2026-05-31\n", "name;time\nada;2026-05-31\n"])
+def test_a_table_of_times_without_its_columns_stops_the_batch(tmp_path: Path, text: str) -> None:
+    (tmp_path / "ada.ipynb").write_bytes(b"")
+    (tmp_path / "submitted.csv").write_text(text)
+    with pytest.raises(IctlError, match="expected the columns id and time: id,time or id;time"):
+        find(tmp_path)
+
+
+def test_a_table_of_times_that_is_not_read_is_told(tmp_path: Path) -> None:
+    (tmp_path / "bob").mkdir()
+    (tmp_path / "bob" / "b.ipynb").write_bytes(b"")
+    (tmp_path / "bob" / "submitted.csv").write_text("id,time\nbob,2020-01-01\n")
+    (tmp_path / "submitted.csv").symlink_to(tmp_path / "bob" / "submitted.csv")
+    found = find(tmp_path)
+    assert not any(one.timed for one in found.submissions)
+    assert found.remarks[0] == "bob/submitted.csv: no notebook, not marked."
+    assert found.remarks[1].startswith("submitted.csv: no plain file, not read")
 
 
 def test_folders_without_submissions_are_one_sentence(tmp_path: Path) -> None:
@@ -134,6 +178,38 @@ def test_where_answers_are(tmp_path: Path) -> None:
     graded = [made.cell("def b(x):\n    return 2", grade_id="t1-q2"), made.cell("f = lambda t, u: 3", "q4-answer")]
     assert ways(graded)[1::2] == ["metadata", "metadata"]
     assert "no answer found: neither `double`" in ways(graded)[0]
+
+
+def test_cells_of_another_assignment_answer_nothing(tmp_path: Path) -> None:
+    questions = find_key("t1", made.write_key(tmp_path / "key")).questions
+    cells = read_cells(made.of_another("t3"))
+    assert [p.problem.partition(":")[0] for p in locate(cells, questions)] == ["no answer found"] * 4
+    unmarked = made.cell("def mine(x):\n    return 2 * x", "q1-answer", grade_id="t3-q1")
+    own = made.cell("# as in t3.q1\n# T1.q1\ndef mine(x):\n    return 2 * x", "q1-answer", grade_id="t3-q1")
+    for cell, found in ((unmarked, False), (own, True)):
+        assert locate(read_cells(made.notebook([cell])), questions)[0].found == found
+
+
+def test_the_assignment_that_a_notebook_looks_like() -> None:
+    cells = read_cells(made.of_another("t3"))
+    assert looks_like(cells, "t3") == ""
+    assert looks_like(cells, "t1").startswith("this looks like assignment t3, and t1 is marked")
+    assert looks_like(read_cells(made.notebook([made.cell('check("t3.q1", f)')])), "t1")
+    assert looks_like(read_cells(made.submission()), "t1") == ""
+
+
+def test_a_name_used_again_for_a_value_does_not_hide_the_function(tmp_path: Path) -> None:
+    questions = find_key("t1", made.write_key(tmp_path / "key")).questions
+
+    def place(*sources: str):
+        return locate(read_cells(made.notebook([made.cell(source) for source in sources])), questions)[0]
+
+    wanted = made.ANSWERS["q1"]
+    for later in ("double = double(3)", "double, other = double(1), 2", "class double:\n    pass"):
+        assert place(wanted, later).cell == 1, later
+    assert place("def twice(x):\n    return x + x", made.STUBS["q1"], "double = twice").cell == 3
+    assert place(wanted, "def twice(x):\n    return x + x", "double = twice").cell == 3
+    assert place("import functools", "double = functools.partial(max, 2)").cell == 2  # nothing else has the name
 
 
 def test_a_stub_left_below_an_answer_does_not_count(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 import re
 from pathlib import Path
 
+import coursework_fixture
+import marking_fixture
 import pytest
 import typer
 
@@ -46,3 +48,22 @@ def test_the_exercises_that_a_person_reads_are_named_with_their_points() -> None
     asked = [q for name in coursework.found() for q in coursework.questions(name) if q.read]
     rows = re.findall(r"^\| (\d\.\d), .*\((\d) points\)", GUIDE, re.M)
     assert rows == [(q.name.removeprefix("a").replace("q", ""), str(q.points)) for q in asked] != []
+
+
+def test_the_exercises_whose_rubrics_change_points_by_hand_are_named() -> None:
+    rules = re.compile(r"\bby hand\b|\btake (\w+ )?off\b|\bworth (a third|half)\b|, one point\b", re.I)
+    marked = set()
+    for path in sorted((ROOT / "notebooks" / "assignments" / "instructor").glob("a?_*.ipynb")):
+        rubrics = [cell for cell in coursework.cells(path) if "rubric" in cell["tags"]]
+        marked |= {f"{path.name[1]}.{cell['id'].split('-')[0][1:]}" for cell in rubrics if rules.search(cell["source"])}
+    rows = re.findall(r"^\| (\d\.\d+)(?:,[^|]*)? \|", GUIDE, re.M)
+    assert len(rows) == len(set(rows)) and marked <= set(rows)
+    asked = {f"{name[1]}.{q.name.partition('q')[2]}" for name in coursework.found() for q in coursework.questions(name)}
+    assert set(rows) <= asked
+
+
+def test_the_tests_answer_no_exercise() -> None:
+    asked = {q.answer for name in coursework.found() for q in coursework.questions(name) if q.kind == "function"}
+    sources = [coursework_fixture.ANSWER, coursework_fixture.VALUE, *marking_fixture.ANSWERS.values()]
+    made = set(re.findall(r"^(?:def )?(\w+)(?=\(|\s=)", "\n".join(sources), re.M))
+    assert "nearness" in made and made.isdisjoint(asked)
