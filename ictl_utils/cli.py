@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +10,7 @@ from typing import Annotated
 import typer
 
 from . import cli_grade, cli_zoo
-from .config import IctlError, choose_device, preset, runs_dir
+from .config import IctlError, ModelConfig, TrainConfig, choose_device, preset, require, runs_dir, runs_folder
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
 Out = Annotated[Path | None, typer.Option(help="Folder of the runs; default: $ICTL_RUNS, or runs in $ICTL_HOME.")]
@@ -37,10 +38,13 @@ def train(
     changes = {"n_layers": layers, "smear": smear, "positions": positions, "mlp": mlp, "init_seed": seed,
                "data_seed": data_seed, "corpus": corpus}  # fmt: skip
     if tokens is not None:
+        require(math.isfinite(tokens), f"tokens={tokens} is no number of training tokens; use a number such as 10e6.")
         changes["tokens"] = int(tokens)
-    configs = preset(preset_name, **changes)
+    require(threads >= 1, f"threads={threads} must be at least 1.")
+    configs, folder = preset(preset_name, **changes), runs_folder(out)
     typer.echo(f"device: {choose_device(device)}", err=True)
-    run = training.train(*configs, out, device=device, threads=threads)
+    check_corpus(*configs)
+    run = training.train(*configs, folder, device=device, threads=threads)
     typer.echo(f"run: {run.path}", err=True)
     typer.echo(summary(run))
 
@@ -48,9 +52,12 @@ def train(
 @app.command()
 def show(out: Out = None) -> None:
     """List the runs in a folder, one line each."""
-    from .snapshots import find_runs
+    from .tables import open_runs
 
-    for run in find_runs(out or runs_dir()):
+    runs, wrong = open_runs(out or runs_dir())
+    for words in wrong:
+        typer.echo(f"warning: {words}", err=True)
+    for run in runs:
         m = run.manifest
         loss = f"{m['losses'][-1][1]:.3f}" if m["losses"] else "-"
         state = "finished" if run.finished else "unfinished"
@@ -78,6 +85,19 @@ cli_zoo.register(app)
 cli_grade.register(app)
 
 
+def check_corpus(model_cfg: ModelConfig, train_cfg: TrainConfig) -> None:
+    """Raise :class:`IctlError` where a corpus is too small for what :func:`summary` measures after training."""
+    from . import metrics
+    from .tokens import load_tokens
+
+    tokens, n_ctx = load_tokens(train_cfg.corpus, model_cfg.d_vocab), model_cfg.n_ctx
+    require(len(tokens.held_out) >= 2 * n_ctx,
+            f"corpus={train_cfg.corpus!r} holds out {len(tokens.held_out)} tokens, fewer than two windows of {n_ctx}; "
+            "give more or longer documents: one in twenty is held out.")  # fmt: skip
+    if model_cfg.n_layers:
+        metrics.repeated_blocks(tokens)
+
+
 def summary(run) -> str:
     """One line on a finished run: tokens, seconds, loss, ICL score, best prefix matching and its head."""
     from . import metrics
@@ -102,6 +122,11 @@ def main() -> None:
         app()
     except IctlError as error:
         typer.echo(f"ictl: {error}", err=True)
+        sys.exit(2)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        typer.echo(f"ictl: {error.filename}: {error.strerror}; check the path and its permissions.", err=True)
         sys.exit(2)
     except KeyboardInterrupt:
         typer.echo("ictl: stopped; what is finished is kept, the same command goes on from there.", err=True)

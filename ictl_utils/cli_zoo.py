@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from .config import IctlError, require, runs_dir
+from .config import IctlError, require, runs_dir, runs_folder
 
 Out = Annotated[Path | None, typer.Option(help="Folder of the runs; default: $ICTL_RUNS, or runs in $ICTL_HOME.")]
 From = Annotated[Path | None, typer.Option("--from", help="Folder of tables; default: those shipped.")]
@@ -29,7 +29,7 @@ def ladder(
     """Train and measure what is missing of the zoo; stop it at any moment, start it again, nothing is done twice."""
     from .ladder import climb, collect_zoo
 
-    folder = out or runs_dir()
+    folder = runs_folder(out)
     runs = climb(preset_name, family, seeds, out=folder, jobs=jobs, backend=backend, device=device, measure=measure_too)
     typer.echo(f"{len(runs)} runs trained in {folder}")
     if measure_too:
@@ -42,25 +42,58 @@ def measure(
     quick: Annotated[bool, typer.Option(help="Less text: rough numbers, in a tenth of the time.")] = False,
     jobs: Annotated[int | None, typer.Option(help="Processes; default: one a core.")] = None,
 ) -> None:
-    """Measure every snapshot of every finished run in a folder; writes tables/*.parquet there."""
-    from .ladder import survey_many
-    from .snapshots import find_runs
-    from .survey import FULL, QUICK
-    from .tables import collect, write
+    """Measure every snapshot of every finished run in a folder; writes tables/*.parquet there.
 
+    A run that cannot be measured is named and left out; the exit code is then 1.
+    """
+    from .survey import FULL, QUICK
+    from .tables import distinct, join, open_runs, write
+
+    require(jobs is None or jobs >= 1, f"jobs={jobs} must be at least 1.")
     folder, effort = out or runs_dir(), QUICK if quick else FULL
-    runs = [run for run in find_runs(folder) if run.finished]
-    require(bool(runs), f"{folder} holds no finished run; train one with `ictl train --out {folder}`.")
-    survey_many(runs, effort, jobs)
-    tables = collect(folder, {run.run_id: (run.run_id, "own") for run in runs}, effort)
-    write(tables, folder / "tables")
-    rows = sum(map(len, tables.values()))
-    typer.echo(f"{rows} rows of {len(runs)} runs: {folder / 'tables'}")
+    found, wrong = open_runs(folder)
+    runs = [run for run in found if run.finished]
+    require(bool(runs) or bool(wrong), f"{folder} holds no finished run; train one with `ictl train --out {folder}`.")
+    distinct(runs)
+    errors = _measure_each(runs, effort, jobs)
+    for words in (*wrong, *filter(None, errors)):
+        typer.echo(words, err=True)
+    good = [run for run, error in zip(runs, errors, strict=True) if not error]
+    if good:
+        tables = join(good, {run.run_id: (run.run_id, "own") for run in good}, effort)
+        write(tables, folder / "tables")
+        typer.echo(f"{sum(map(len, tables.values()))} rows of {len(good)} runs: {folder / 'tables'}")
+    if len(good) < len(runs) + len(wrong):
+        raise typer.Exit(1)
+
+
+def _measure_each(runs: list, effort, jobs: int | None) -> list[str]:
+    """Measure runs, one process a core; for each what stands in the way, or nothing."""
+    from joblib import Parallel, cpu_count, delayed
+    from tqdm.auto import tqdm
+
+    from .train import show_progress
+
+    work = Parallel(n_jobs=min(jobs or cpu_count(), max(len(runs), 1)), backend="loky", return_as="generator")
+    done = work(delayed(_measure_one)(run, effort) for run in runs)
+    return list(tqdm(done, total=len(runs), desc="measuring", unit="run", disable=not show_progress()))
+
+
+def _measure_one(run, effort) -> str:
+    from .survey import survey
+    from .tables import check, join
+
+    try:
+        survey(run, effort, progress=False)
+        check(join([run], {run.run_id: (run.run_id, "own")}, effort))
+    except IctlError as error:
+        return f"{run.run_id}: {error}"
+    return ""
 
 
 def table(
     name: Annotated[str, typer.Argument(help="Which one; --schema lists them all.")] = "runs",
-    where: Annotated[list[str] | None, typer.Option(help="column=value, any number of times.")] = None,
+    where: Annotated[list[str] | None, typer.Option(help="column=value; given again for a column: or that.")] = None,
     columns: Annotated[str | None, typer.Option(help="Columns to print, with commas between.")] = None,
     csv: Annotated[Path | None, typer.Option(help="Write a CSV file instead of printing.")] = None,
     summary: Annotated[bool, typer.Option(help="Counts of everything instead of a table.")] = False,
@@ -71,15 +104,16 @@ def table(
     """Print or export any slice of the measurements."""
     from . import tables as tabled
 
+    if csv is not None:
+        require(csv.parent.is_dir() and not csv.is_dir(), f"--csv {csv} cannot be written; expected a file in a folder "
+                                                          "that is there.")  # fmt: skip
     if schema:
         return typer.echo("\n".join(f"{t}.{c}: {text}" for t, cs in tabled.SCHEMA.items() for c, text in cs.items()))
     found = tabled.read(source or tabled.SHIPPED)
     if summary:
         counts = tabled.summary(found)
         return typer.echo(json.dumps(counts) if as_json else "\n".join(f"{k}: {v}" for k, v in counts.items()))
-    wrong = [pair for pair in where or () if "=" not in pair]
-    require(not wrong, f"--where {wrong and wrong[0]!r} is no condition; expected column=value.")
-    chosen = tabled.select(found, name, **dict(pair.split("=", 1) for pair in where or ()))
+    chosen = tabled.select(found, name, **_conditions(where or []))
     if columns:
         unknown = [c for c in columns.split(",") if c not in chosen]
         require(not unknown, f"columns={unknown} are not in table {name!r}; it has {', '.join(chosen.columns)}.")
@@ -90,20 +124,30 @@ def table(
     return typer.echo(chosen.to_json(orient="records") if as_json else chosen.to_string(index=False, max_rows=60))
 
 
+def _conditions(where: list[str]) -> dict[str, list[str]]:
+    """Column -> the values it may have, from strings ``column=value``."""
+    found: dict[str, list[str]] = {}
+    for pair in where:
+        column, equals, value = pair.partition("=")
+        require(bool(equals), f"--where {pair!r} is no condition; expected column=value.")
+        found.setdefault(column, []).append(value)
+    return found
+
+
 def claims(
     only: Annotated[str | None, typer.Option("--id", help="One claim, with its numbers of every seed.")] = None,
     as_json: AsJson = False,
     source: From = None,
     preset_name: Annotated[str, typer.Option("--preset", help="Of the zoo the tables are of.")] = "laptop",
 ) -> None:
-    """The verdict on every claim; exit code 1 when one in scope has none."""
+    """The verdict on every claim; exit code 1 when one in scope has none (with --id: when this one has none)."""
     from .judgement import judge_zoo, missing, report
     from .pretrained_tables import known
     from .tables import SHIPPED, read
 
     verdicts = judge_zoo(read(source or SHIPPED), preset_name=preset_name, pretrained=known())
     typer.echo(report(verdicts, only, as_json))
-    absent = missing(verdicts)
+    absent = [name for name in missing(verdicts) if only in (None, name)]
     if absent:
         typer.echo(f"no verdict yet: {', '.join(absent)}; `ictl ladder` trains and measures what is missing.", err=True)
         raise typer.Exit(1)
@@ -130,7 +174,7 @@ def pretrained(
 
     steps = [f"step{step}" for step in PYTHIA_TRAINING] if revisions == "training" else revisions.split(",")
     reading = Reading(corpus, windows, n_ctx)
-    for found in measure(name, steps, reading, device=device, dtype=dtype, folder=out):
+    for found in measure(name, steps, reading, device=device, dtype=dtype, folder=runs_folder(out)):
         run, row, heads = found["runs"].iloc[0], found["snapshots"].iloc[0], found["heads"]
         scores = heads["prefix_matching"].to_numpy().reshape(run["n_layers"], run["n_heads"])
         layer, head = best_head(scores)
@@ -181,6 +225,8 @@ def verify(
     from .tables import read
     from .weights import verify as check
 
+    require(n >= 1, f"n={n} must be at least 1.")
+    require(seed is None or seed >= 0, f"seed={seed} must not be negative.")
     found = check(read(), n, seed)
     typer.echo(found.to_string(index=False))
     if not found["agrees"].all():

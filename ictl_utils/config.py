@@ -161,6 +161,18 @@ def runs_dir() -> Path:
     return Path(os.environ.get("ICTL_RUNS") or home() / "runs")
 
 
+def runs_folder(out: str | Path | None = None) -> Path:
+    """The folder of runs to work in: ``out``, or :func:`runs_dir`; it need not be there yet.
+
+    Raises:
+        IctlError: a file is where the folder, or one above it, would be.
+    """
+    folder = Path(out or runs_dir())
+    files = [path for path in (folder, *folder.parents) if path.exists() and not path.is_dir()]
+    require(not files, f"{files and files[0]} is a file; expected a folder for runs, choose another --out.")
+    return folder
+
+
 @dataclass(frozen=True)
 class Device:
     """A device, the dtype of matrix products on it, and why they were chosen."""

@@ -22,7 +22,7 @@ from jaxtyping import Int
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from .config import digest, require
+from .config import IctlError, digest, require
 
 Document = str | np.ndarray
 TEXT = ("stdlib", "docstrings")
@@ -30,6 +30,7 @@ SYNTHETIC = ("repeat", "bursty", "markov", "category")
 KINDS, LABELS = 8, 24  # of the corpus ``category``
 SYNTHETIC_TOKENS = 8_000_000
 HF_CHARACTERS = 200_000_000
+MAX_VOCAB = 1 << 16  # ids are kept in 16 bits
 HELD_OUT = 20  # one document in twenty is validation
 
 
@@ -46,8 +47,9 @@ def documents(corpus: str, d_vocab: int = 1024) -> Iterator[Document]:
         d_vocab: number of token ids; only the synthetic corpora use it.
 
     Raises:
-        IctlError: ``corpus`` is unknown, or has no documents.
+        IctlError: ``corpus`` is unknown, or has no documents, or ids below ``d_vocab`` do not fit 16 bits.
     """
+    require(d_vocab <= MAX_VOCAB, f"d_vocab={d_vocab} does not fit ids of 16 bits; use at most {MAX_VOCAB}.")
     seen: set[bytes] = set()
     for document in _source(corpus, d_vocab):
         key = _sha(document)
@@ -161,11 +163,13 @@ def _prose(path: Path) -> str:
 
 
 def _hugging_face(name: str) -> Iterator[str]:
+    path, _, config = name.partition("@")
+    require(bool(path.strip("/ ")), f"corpus='hf:{name}' names no dataset; expected hf:NAME or hf:NAME@CONFIG, such as "
+                                    "hf:wikitext@wikitext-2-raw-v1.")  # fmt: skip
     try:
         from datasets import load_dataset
     except ImportError:
         require(False, f"corpus='hf:{name}' needs the package datasets; run: pip install datasets")
-    path, _, config = name.partition("@")
     try:
         rows = load_dataset(path, config or None, split="train", streaming=True)
         left = HF_CHARACTERS
@@ -175,7 +179,9 @@ def _hugging_face(name: str) -> Iterator[str]:
             left -= len(row["text"])
             if left <= 0:
                 return
-    except (OSError, RuntimeError) as error:
+    except IctlError:
+        raise
+    except (OSError, RuntimeError, ValueError) as error:
         require(False, f"corpus='hf:{name}' could not be read ({error}); check the name and the network.")
 
 
@@ -250,13 +256,14 @@ def copy_pay(train: Int[np.ndarray, "n"], held_out: Int[np.ndarray, "m"], d_voca
     """Share of held-out tokens where copying what followed last time is right and a bigram table is wrong.
 
     The copy is looked up inside windows of ``window`` tokens; the bigram table holds the most frequent
-    successor of each token in ``train``. ``d_vocab`` squared counts are held at once.
+    successor of each token in ``train``, the lower id of equally frequent ones.
     """
-    pairs = np.bincount(train[:-1].astype(np.int64) * d_vocab + train[1:], minlength=d_vocab**2)
-    bigram = pairs.reshape(d_vocab, d_vocab).argmax(axis=1)
+    pairs, counts = np.unique(train[:-1].astype(np.int64) * d_vocab + train[1:], return_counts=True)
+    pairs, bigram = pairs[::-1][np.argsort(counts[::-1], kind="stable")], np.zeros(d_vocab, np.int64)
+    bigram[pairs // d_vocab] = pairs % d_vocab  # the last one stays: the most frequent, of equal ones the lowest
     rows = held_out[: len(held_out) // window * window].reshape(-1, window).astype(np.int64)
     require(len(rows) > 0, f"copy_pay needs at least window={window} held-out tokens, got {len(held_out)}.")
-    index, successor = np.arange(len(rows)), np.full((len(rows), d_vocab), -1)
+    index, successor = np.arange(len(rows)), np.full((len(rows), d_vocab), -1, np.int32)
     pays = 0
     for t in range(window - 1):
         now, following = rows[:, t], rows[:, t + 1]

@@ -153,15 +153,6 @@ def _watch(todo: list[Job], folder: Path, effort: Effort | None, every: float = 
 # ---- tables ---------------------------------------------------------------------------------------
 
 
-def survey_many(runs: list[Run], effort: Effort = FULL, jobs: int | None = None) -> None:
-    """Measure several finished runs, one process a core."""
-    found = Parallel(n_jobs=min(jobs or cpu_count(), len(runs)), backend="loky", return_as="generator")(
-        delayed(survey)(run, effort, progress=False) for run in runs
-    )
-    for _ in tqdm(found, total=len(runs), desc="measuring", unit="run", disable=not show_progress()):
-        pass
-
-
 def collect_zoo(folder: str | Path, preset_name: str = "laptop", to: str | Path | None = None) -> Tables:
     """Join the tables of all measured runs of the zoo in ``folder``; written to ``to``, default its ``tables``."""
     seeds = 1 + max((run.train_cfg.init_seed for run in find_runs(folder)), default=0)

@@ -32,6 +32,7 @@ Losses = Float[np.ndarray, "window pos"]
 @torch.no_grad()
 def token_losses(model: Transformer, windows: Windows, chunk: int = 64) -> Losses:
     """Loss of every next token of every window, nats (P1, "Per-token losses")."""
+    require(len(windows) > 0, "there is no window of text to read; give a longer text or a smaller n_ctx.")
     model.check(torch.from_numpy(windows[:, :-1]))
     parts = []
     for rows in torch.from_numpy(windows).split(chunk):
@@ -123,13 +124,16 @@ def earlier_successors(ids: Int[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos
 def usable_ids(counts: Int[np.ndarray, "d_vocab"], ranks: tuple[int, int] | None = None) -> Int[np.ndarray, "n"]:
     """Ids between two frequency ranks: the most common and the rarely seen are left out (P1, appendix).
 
-    ``ranks`` defaults to 5 % and 80 % of the vocabulary.
+    ``ranks`` defaults to 5 % and 80 % of the vocabulary; where fewer ids were seen in training (a small corpus of
+    one's own), the upper rank is their number.
 
     Raises:
         IctlError: bounds out of order or beyond the vocabulary, or an id never seen in training inside them.
     """
-    low, high = ranks or (len(counts) // 20, len(counts) * 4 // 5)
-    require(0 <= low < high <= len(counts), f"ranks {low} to {high} do not fit a vocabulary of {len(counts)} ids.")
+    seen = int((counts > 0).sum())
+    low, high = ranks or (len(counts) // 20, min(len(counts) * 4 // 5, seen))
+    require(0 <= low < high <= len(counts), f"ranks {low} to {high} do not fit a vocabulary of {len(counts)} ids, "
+                                            f"{seen} of them seen in training; use a larger corpus or other ranks.")
     ids = np.argsort(-counts, kind="stable")[low:high]
     require(bool((counts[ids] > 0).all()), f"ranks {low} to {high} include ids never seen in training; lower {high}.")
     return ids[ids != BOS]

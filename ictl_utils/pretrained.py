@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 from safetensors import SafetensorError
 
-from .config import IctlError, choose_device, one_of, require
+from .config import IctlError, choose_device, digest, one_of, require
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -29,6 +29,7 @@ PYTHIA_END = 143_000 * PYTHIA_STEP  # and of its whole training
 PYTHIA_TRAINING = (0, *(2**k for k in range(10)), *range(1000, 10_000, 1000), 10_000, 15_000,
                    *range(20_000, 143_000, 10_000), 143_000)  # fmt: skip
 OWNERS = ("EleutherAI/", "openai-community/")  # left out of names
+FILES = (".json", ".safetensors", ".bin", ".txt", ".model")  # of a checkpoint: configuration, weights, tokenizer
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,6 +126,20 @@ def source(name: str, revision: str = MAIN) -> tuple[str, dict[str, str]]:
     require(not name.startswith((".", "/", "~")), f"{name} is no folder; expected a folder with config.json, "
                                                   "or a name on the Hugging Face hub such as pythia-70m.")  # fmt: skip
     return ("EleutherAI/" + name if name.startswith("pythia-") else name), {"revision": revision}
+
+
+def place_key(name: str) -> str:
+    """What tells a folder from others of its name, a hash of its path; empty for a name on the hub."""
+    return digest(str(Path(name).resolve()))[:8] if Path(name).is_dir() else ""
+
+
+def fingerprint(name: str, revision: str = MAIN) -> str:
+    """Changes when the files of a checkpoint in a folder do: hash of names, sizes and times; empty on the hub."""
+    path, on_hub = source(name, revision)
+    if on_hub:
+        return ""
+    files = sorted(file for file in Path(path).iterdir() if file.suffix in FILES)
+    return digest([(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files])
 
 
 def _transformers():

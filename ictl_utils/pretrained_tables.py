@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from . import metrics, tables
+from . import metrics, pretrained, tables
 from . import pretrained_scores as scores
 from .config import IctlError, digest, require, runs_dir
 from .pretrained import MAIN, LanguageModel, device_name, fits, load, short_name, tokens_of
@@ -21,13 +21,15 @@ from .tables import SHIPPED, Tables
 
 MEASURE = 1  # raised when the code changes what is measured
 FOLDER, MARK = "pretrained", "runs"  # the table written last: a checkpoint that has it is complete
+FILES = "files.sha256"  # beside the tables: fingerprint of a checkpoint that is a folder
 HEADS_CTX = 128  # tokens of the text on which heads are measured, as in the zoo
 UNKNOWN = {
     "runs": ("lr", "warmup_steps", "optimizer", "batch_tokens", "seconds", "core_seconds", "flops"),
     "heads": ("qk_trace", "qk_positivity", "sigma_alpha"),
 }
 MORE = {
-    "runs": {"settings": "hash of the text and of how much of it was read; only equal ones are compared",
+    "runs": {"settings": "hash of the text, of how much of it was read, and of the precision; "
+                         "only equal ones are compared",
              "n_ctx": "query positions of a window", "windows": "windows read"},
     "snapshots": {"revision": "name of the checkpoint", "device": "device and precision of the measurement"},
 }  # fmt: skip
@@ -55,6 +57,9 @@ def measure(name: str, revisions: Sequence[str] = (MAIN,), reading: Reading | No
             dtype: str = "float32", folder: str | Path | None = None) -> Iterator[Tables]:
     """Tables of each checkpoint in turn, measured now or, where that was done before, read.
 
+    What was measured in another precision, of another folder of the same name, or before files of a folder changed,
+    is not taken for it.
+
     Args:
         name, device, dtype: as :func:`ictl_utils.pretrained.load` takes them.
         revisions: checkpoints; of Pythia ``step0`` to ``step143000``.
@@ -67,21 +72,34 @@ def measure(name: str, revisions: Sequence[str] = (MAIN,), reading: Reading | No
     for revision in revisions:
         tokens_of(name, revision)  # an unknown one is an error before the first is measured
     texts = held_out(reading.corpus)
-    settings = digest(MEASURE, asdict(reading), text_sha(texts))[:12]
+    settings = digest(MEASURE, asdict(reading), text_sha(texts), dtype)[:12]
     about = {"corpus": reading.corpus, "corpus_sha": text_sha(texts), "settings": settings}
+    key = "-".join(filter(None, (settings, pretrained.place_key(name))))
     for revision in revisions:
-        place = Path(folder or runs_dir()) / FOLDER / short_name(name) / settings / revision.replace("/", "--")
-        if not (place / f"{MARK}.parquet").exists():
+        place = Path(folder or runs_dir()) / FOLDER / short_name(name) / key / revision.replace("/", "--")
+        files = pretrained.fingerprint(name, revision)
+        if not _is_measured(place, files):
             lm = load(name, revision, device, dtype)
             with fits(name, dtype):
                 found = measure_checkpoint(lm, texts, reading)
             del lm
             found[MARK] = found[MARK].assign(**about)
             _check(found, OF_ALL)
-            for table in SCHEMA:
-                content = found[table].to_parquet(index=False, compression="zstd")
-                write_bytes(place / f"{table}.parquet", content)
+            _write_checkpoint(found, place, files)
         yield _read_checkpoint(place)
+
+
+def _is_measured(place: Path, files: str) -> bool:
+    known_files = (place / FILES).read_text() if (place / FILES).exists() else ""
+    return (place / f"{MARK}.parquet").exists() and known_files == files
+
+
+def _write_checkpoint(found: Tables, place: Path, files: str) -> None:
+    (place / f"{MARK}.parquet").unlink(missing_ok=True)  # of files that have changed since
+    if files:
+        write_bytes(place / FILES, files.encode())
+    for table in SCHEMA:
+        write_bytes(place / f"{table}.parquet", found[table].to_parquet(index=False, compression="zstd"))
 
 
 def measure_checkpoint(lm: LanguageModel, texts: list[str], reading: Reading) -> Tables:
@@ -139,7 +157,7 @@ def _about(lm: LanguageModel) -> pd.DataFrame:
 
 
 def read(folder: str | Path | None = None) -> Tables:
-    """Everything measured in a folder of runs (default: :func:`runs_dir`), a run a model and setting.
+    """Everything measured in a folder of runs (default: :func:`runs_dir`), a run a model (of one folder) and setting.
 
     Snapshots are in the order of their training tokens; of two with the same number the first name counts.
 
@@ -149,8 +167,7 @@ def read(folder: str | Path | None = None) -> Tables:
     parts: dict[str, list[Tables]] = {}
     for mark in sorted(Path(folder or runs_dir()).glob(f"{FOLDER}/*/*/*/{MARK}.parquet")):
         found = _read_checkpoint(mark.parent)
-        row = found[MARK].iloc[0]
-        parts.setdefault(f"{row['name']}-{row['settings']}", []).append(found)
+        parts.setdefault(f"{found[MARK]['name'].iloc[0]}-{mark.parents[1].name}", []).append(found)
     runs = [_run(run_id, checkpoints) for run_id, checkpoints in parts.items()]
     return _joined(runs)
 
@@ -162,10 +179,28 @@ def shipped() -> Tables:
 
 
 def known(folder: str | Path | None = None) -> Tables:
-    """What was measured on this machine, and what is shipped of other models and settings."""
+    """What was measured on this machine, and what is shipped; of one model and settings the longer run, or ours."""
     own, others = read(folder), shipped()
-    mine = set(own[MARK]["run_id"])
-    return _joined([own, {name: frame[~frame["run_id"].isin(mine)] for name, frame in others.items()}])
+    mine, theirs = _lengths(own), _lengths(others)
+    return _joined([_only(own, {key for key in mine if mine[key] >= theirs.get(key, 0)}),
+                    _only(others, {key for key in theirs if theirs[key] > mine.get(key, 0)})])  # fmt: skip
+
+
+def _lengths(found: Tables) -> dict[tuple[str, str], int]:
+    """Most checkpoints of a run, by model and settings."""
+    lengths: dict[tuple[str, str], int] = {}
+    for key, n in zip(_keys(found), found[MARK]["snapshots"], strict=True):
+        lengths[key] = max(int(n), lengths.get(key, 0))
+    return lengths
+
+
+def _keys(found: Tables) -> list[tuple[str, str]]:
+    return list(zip(found[MARK]["name"], found[MARK]["settings"], strict=True))
+
+
+def _only(found: Tables, keys: set[tuple[str, str]]) -> Tables:
+    ids = [i for i, key in zip(found[MARK]["run_id"], _keys(found), strict=True) if key in keys]
+    return {name: frame[frame["run_id"].isin(ids)] for name, frame in found.items()}
 
 
 def pack(folder: str | Path | None = None) -> int:

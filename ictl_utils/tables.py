@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from .config import IctlError, one_of, require
-from .snapshots import Run, find_runs, write_bytes
+from .snapshots import MANIFEST, Run, find_runs, write_bytes
 from .survey import FULL, TABLES, Effort, is_surveyed, survey
 
 SHIPPED = Path(__file__).parent / "zoo_data"
@@ -77,6 +77,40 @@ OPTIONAL = {"sigma_alpha", "qk_trace", "qk_positivity", "attribution_nats"}  # m
 
 
 Tables = dict[str, pd.DataFrame]
+IN_MANIFEST = ("run_id", "finished", "snapshots", "losses", "seconds", "flops", "parameters", "device", "corpus",
+               "versions")  # fmt: skip
+
+
+def open_runs(folder: str | Path) -> tuple[list[Run], list[str]]:
+    """Runs below ``folder``, sorted by path, and a sentence on each whose manifest cannot be used.
+
+    Raises:
+        IctlError: there is no manifest at all.
+    """
+    found = sorted(path.parent for path in Path(folder).rglob(MANIFEST))
+    require(bool(found), f"{folder} holds no run; expected a folder that `ictl train --out {folder}` wrote to.")
+    runs, wrong = [], []
+    for path in found:
+        try:
+            run = Run(path)
+            lacks = [field for field in IN_MANIFEST if field not in run.manifest]
+            require(not lacks, f"it lacks {', '.join(lacks)}")
+            require(bool(run.manifest["snapshots"]), "it lists no snapshot")
+            runs.append(run)
+        except (IctlError, KeyError, TypeError) as error:
+            why = f"it lacks {error}" if isinstance(error, KeyError) else str(error).rstrip(".")
+            wrong.append(f"{path / MANIFEST} is left out: {why} (of another version, or damaged); train the "
+                         "run again, or delete its folder.")
+    return runs, wrong
+
+
+def distinct(runs: list[Run]) -> None:
+    """Raise :class:`IctlError` where one run is in two folders: each of its numbers would count twice."""
+    first: dict[str, Run] = {}
+    for run in runs:
+        other = first.setdefault(run.run_id, run)
+        require(other is run, f"{run.run_id} is there twice, in {other.path} and in {run.path}, and would be counted "
+                              "twice; delete one of the two, or move it elsewhere.")  # fmt: skip
 
 
 def collect(folder: str | Path, names: dict[str, tuple[str, str]], effort: Effort = FULL) -> Tables:
@@ -86,10 +120,16 @@ def collect(folder: str | Path, names: dict[str, tuple[str, str]], effort: Effor
         names: run id -> (name, family), from :func:`ictl_utils.zoo.names`.
 
     Raises:
-        IctlError: none is finished and measured.
+        IctlError: none is finished and measured, or one is in two folders.
     """
     runs = [r for r in find_runs(folder) if r.run_id in names and r.finished and is_surveyed(r, effort)]
     require(bool(runs), f"{folder} holds no measured run of the zoo; `ictl ladder` trains and measures them.")
+    return join(runs, names, effort)
+
+
+def join(runs: list[Run], names: dict[str, tuple[str, str]], effort: Effort = FULL) -> Tables:
+    """Tables of these runs, measured now where that was not done before; arguments and errors as :func:`collect`."""
+    distinct(runs)
     parts = [survey(run, effort) for run in runs]
     found = {"runs": pd.DataFrame([_run_row(run, *names[run.run_id]) for run in runs])}
     return found | {name: _joined([part[name] for part in parts], name) for name in TABLES}
@@ -173,7 +213,9 @@ def _read(files: tuple[tuple[str, Path, int], ...]) -> tuple[tuple[str, pd.DataF
 
 
 def select(tables: dict[str, pd.DataFrame], name: str, /, **where: object) -> pd.DataFrame:
-    """Rows of a table, with the columns of ``runs`` they belong to; ``where`` fixes columns to a value.
+    """Rows of a table, with the columns of ``runs`` they belong to.
+
+    ``where`` fixes columns to a value, or to any of several in a list or tuple.
 
     Raises:
         IctlError: unknown table or column.
@@ -184,7 +226,8 @@ def select(tables: dict[str, pd.DataFrame], name: str, /, **where: object) -> pd
         frame = frame.merge(tables["runs"], on="run_id", suffixes=("", "_of_run"))
     for column, value in where.items():
         one_of("column", column, tuple(frame.columns))
-        frame = frame[frame[column].astype(str) == str(value)]
+        values = value if isinstance(value, list | tuple) else (value,)
+        frame = frame[frame[column].astype(str).isin([str(each) for each in values])]
     return frame
 
 

@@ -3,7 +3,9 @@
 import csv
 import io
 import json
+import random
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import pytest
 from ictl_utils import cli, data, tables, weights, zoo
 from ictl_utils.claims import load_claims
 from ictl_utils.config import run_id
+from ictl_utils.tokens import load_tokens
 
 
 @pytest.fixture
@@ -65,6 +68,8 @@ def test_corpora(ictl) -> None:
     (("train", "--layers", "12"), "n_layers=12 is out of range"),
     (("train", "--tokens", "-5"), "tokens=-5 must be at least 1"),
     (("show", "--out", "/nowhere/at/all"), "holds no run"),
+    (("grade", "/nowhere/at/all", "--assignment", "A6"), "assignment='A6' is not known; expected one of a1, a2, a3"),
+    (("grade", "/nowhere/at/all", "--assignment", "A5"), "/nowhere/at/all is no folder"),
 ])  # fmt: skip
 def test_mistakes_are_one_sentence(ictl, arguments: tuple, words: str) -> None:
     code, _, err = ictl(*arguments)
@@ -158,3 +163,108 @@ def test_verify_fails_where_numbers_and_weights_disagree(ictl, ladder: Path, mon
     monkeypatch.setattr(tables, "read", lambda *_: {})
     code, out, err = ictl("zoo", "verify")
     assert code == 2 and "1 of 2 numbers do not agree with their weights" in err and "agrees" in out
+
+
+# ---- one sentence instead of a traceback, and no wrong answer ---------------------------------------
+
+
+@pytest.mark.parametrize("arguments, words", [
+    (("train", "--tokens", "nan"), "tokens=nan is no number of training tokens"),
+    (("train", "--tokens", "inf"), "tokens=inf is no number of training tokens"),
+    (("train", "--threads", "0", "--out", "TMP/new"), "threads=0 must be at least 1"),
+    (("train", "--threads", "-2", "--out", "TMP/new"), "threads=-2 must be at least 1"),
+    (("train", "--out", "TMP/file"), "file is a file; expected a folder for runs"),
+    (("train", "--corpus", "hf:"), "corpus='hf:' names no dataset"),
+    (("ladder", "--out", "TMP/file/x"), "file is a file; expected a folder for runs"),
+    (("pretrained", "pythia-70m", "--out", "TMP/file"), "file is a file; expected a folder for runs"),
+    (("measure", "--out", "TMP", "--jobs", "0"), "jobs=0 must be at least 1"),
+    (("corpora", "repeat", "--d-vocab", "70000"), "d_vocab=70000 does not fit ids of 16 bits"),
+    (("table", "heads", "--csv", "/nonexist/x.csv"), "--csv /nonexist/x.csv cannot be written"),
+    (("table", "heads", "--csv", "TMP"), "cannot be written; expected a file in a folder that is there"),
+    (("zoo", "verify", "--n", "0"), "n=0 must be at least 1"),
+    (("zoo", "verify", "--n", "-1"), "n=-1 must be at least 1"),
+    (("zoo", "verify", "--seed", "-1"), "seed=-1 must not be negative"),
+])  # fmt: skip
+def test_more_mistakes_are_one_sentence(ictl, tmp_path: Path, arguments: tuple, words: str) -> None:
+    (tmp_path / "file").write_text("")
+    code, out, err = ictl(*(word.replace("TMP", str(tmp_path)) for word in arguments))
+    last = err.strip().splitlines()[-1]
+    assert code == 2 and last.startswith("ictl: ") and words in last and "Traceback" not in err and not out
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_path_that_cannot_be_written_is_one_sentence(ictl, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(*_, **__):
+        raise PermissionError(13, "Permission denied", "/locked/runs")
+
+    monkeypatch.setattr("ictl_utils.train.train", denied)
+    code, _, err = ictl("train", "--corpus", "repeat")
+    assert code == 2 and err.endswith("ictl: /locked/runs: Permission denied; check the path and its permissions.\n")
+
+
+def english(folder: Path, files: int, words: int) -> str:
+    """A corpus of letters and blanks only: most of the 256 bytes are never seen."""
+    draw = random.Random(0)
+    known = ["".join(draw.choices("etaoinshrdlu", k=draw.randint(2, 8))) for _ in range(2000)]
+    folder.mkdir()
+    for i in range(files):
+        (folder / f"{i}.txt").write_text(" ".join(draw.choices(known, k=words)))
+    return f"path:{folder}/*.txt"
+
+
+def test_train_on_a_small_corpus(ictl, tmp_path: Path) -> None:
+    corpus = english(tmp_path / "texts", 60, 500)
+    assert (load_tokens(corpus, 1024).counts > 0).sum() < 819  # the upper rank of a large corpus
+    code, out, _ = ictl("train", "--preset", "smoke", "--layers", 1, "--tokens", "4e3", "--corpus", corpus,
+                        "--out", tmp_path / "runs")  # fmt: skip
+    assert code == 0 and "best prefix matching" in out
+
+
+def test_a_held_out_part_too_short_is_refused_before_training(ictl, tmp_path: Path) -> None:
+    corpus = english(tmp_path / "texts", 60, 500)
+    short = [p for p in (tmp_path / "texts").iterdir() if data.is_held_out(p.read_text())]
+    for i, path in enumerate(short):
+        text = f"eta {i}"
+        while not data.is_held_out(text):
+            text += " tin"
+        path.write_text(text)
+    code, _, err = ictl("train", "--preset", "smoke", "--corpus", corpus, "--out", tmp_path / "runs")
+    assert code == 2 and "tokens, fewer than two windows of 128; give more or longer documents" in err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_one_bad_run_does_not_hide_or_block_the_others(ictl, tmp_path: Path) -> None:
+    common = ("--preset", "smoke", "--tokens", "3e3", "--corpus", "repeat", "--out", tmp_path)
+    for layers in (0, 1):
+        assert ictl("train", "--layers", layers, *common)[0] == 0
+    few, good = (next(tmp_path.glob(f"{n}l-*")) for n in (0, 1))
+    manifest = json.loads((few / "manifest.json").read_text())
+    (few / "manifest.json").write_text(json.dumps(manifest | {"snapshots": manifest["snapshots"][-2:]}))
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "manifest.json").write_text("{}")
+    code, out, err = ictl("show", "--out", tmp_path)
+    assert code == 0 and len(out.splitlines()) == 2 and good.name in out
+    assert f"warning: {tmp_path / 'empty' / 'manifest.json'} is left out: " in err
+    code, out, err = ictl("measure", "--out", tmp_path, "--quick", "--jobs", 1)
+    assert code == 1 and f"rows of 1 runs: {tmp_path / 'tables'}" in out
+    assert f"{few.name}: 2 snapshots are too few" in err and "empty/manifest.json is left out" in err
+    assert tables.read(tmp_path / "tables")["runs"]["run_id"].tolist() == [good.name]
+
+
+def test_a_run_in_two_folders_is_not_measured(ictl, tmp_path: Path) -> None:
+    ictl("train", "--layers", 0, "--tokens", "3e3", "--corpus", "repeat", "--out", tmp_path / "a")
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    code, out, err = ictl("measure", "--out", tmp_path, "--quick", "--jobs", 1)
+    assert code == 2 and not out and f"in {tmp_path}/a/" in err and f"in {tmp_path}/b/" in err
+
+
+def test_a_column_given_twice_may_be_either(ictl, ladder: Path) -> None:
+    where = [word for n in (1, 2, 3) for word in ("--where", f"name=docs-attn-{n}l")]
+    code, out, _ = ictl("table", "runs", "--from", ladder, "--json", *where)
+    assert code == 0 and {row["name"] for row in json.loads(out)} == {"docs-attn-1l", "docs-attn-2l"}
+
+
+def test_claims_fail_for_the_one_asked_for_only(ictl, ladder: Path) -> None:
+    judged = next(c.id for c in load_claims() if c.testable and any(m.startswith("docs-") for m in c.models))
+    code, out, err = ictl("claims", "--from", ladder, "--preset", "smoke", "--id", judged)
+    assert code == 0 and judged in out and "no verdict yet" not in err

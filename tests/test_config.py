@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from ictl_utils.config import IctlError, ModelConfig, TrainConfig, choose_device, preset, run_id
+from ictl_utils.config import IctlError, ModelConfig, TrainConfig, choose_device, preset, run_id, runs_folder
 
 
 def test_presets_are_what_they_are_called() -> None:
@@ -71,3 +71,12 @@ def test_a_t4_is_not_given_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
     for capability, dtype in (((7, 5), "float16"), ((8, 0), "bfloat16"), ((9, 0), "bfloat16")):
         monkeypatch.setattr("torch.cuda.get_device_capability", lambda c=capability: c)
         assert choose_device("auto").dtype == dtype
+
+
+def test_a_file_is_no_folder_for_runs(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file" / "runs"):
+        with pytest.raises(IctlError, match="file is a file; expected a folder for runs, choose another --out"):
+            runs_folder(out)
+    monkeypatch.setenv("ICTL_RUNS", str(tmp_path / "new"))
+    assert runs_folder() == tmp_path / "new" and runs_folder(tmp_path) == tmp_path and not (tmp_path / "new").exists()

@@ -4,7 +4,9 @@ import argparse
 import ast
 import inspect
 import itertools
+import sys
 import textwrap
+import types
 from pathlib import Path
 
 import numpy as np
@@ -129,3 +131,35 @@ def test_copy_pay_is_one_where_only_copying_helps() -> None:
     held_out = np.tile(np.arange(8), 16)[:128]
     train = np.tile(np.arange(8)[::-1], 50)  # bigrams run the other way
     assert data.copy_pay(train, held_out, 8, window=128) == pytest.approx(119 / 127)
+
+
+def test_copy_pay_of_a_large_vocabulary() -> None:
+    """Equally frequent successors: the lower id counts. A table of all pairs would take 34 GB."""
+    train = np.array([60_000, 7, 60_000, 5, 60_000, 9, 60_000, 5, 60_000, 7], dtype=np.uint16)
+    for successor, pays in ((5, 0), (7, 63), (9, 63)):  # the way back, to 60,000, a bigram table knows
+        held_out = np.tile([60_000, successor], 64).astype(np.uint16)
+        assert data.copy_pay(train, held_out, 65_536) == pytest.approx(pays / 127)
+
+
+def test_ids_fit_16_bits() -> None:
+    for corpus in ("repeat", "stdlib"):
+        with pytest.raises(IctlError, match="d_vocab=70000 does not fit ids of 16 bits; use at most 65536"):
+            next(data.documents(corpus, 70_000))
+
+
+@pytest.mark.parametrize("corpus", ["hf:", "hf:/", "hf:@wikitext-2-raw-v1"])
+def test_a_dataset_without_a_name(corpus: str) -> None:
+    with pytest.raises(IctlError, match="names no dataset; expected hf:NAME or hf:NAME@CONFIG"):
+        next(data.documents(corpus))
+
+
+def test_a_dataset_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load_dataset(*_, **__):
+        raise ValueError("BuilderConfig 'x' not found")
+
+    monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
+    with pytest.raises(IctlError, match="corpus='hf:a@x' could not be read .BuilderConfig 'x' not found.; check the"):
+        next(data.documents("hf:a@x"))
+    monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: [{"words": "a"}])
+    with pytest.raises(IctlError, match="corpus='hf:a@x' has no column 'text'; its columns: words."):
+        next(data.documents("hf:a@x"))

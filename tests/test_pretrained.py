@@ -337,6 +337,64 @@ def test_pack_and_known(place: Path, family: Path, tmp_path: Path, monkeypatch) 
         stored.read(tmp_path)
 
 
+def test_another_model_of_the_same_name_is_another_run(place: Path, tmp_path: Path) -> None:
+    reading, loss = replace(QUICK, corpus=f"path:{place}/texts/*"), {}
+    for owner, kind in (("a", "neox"), ("b", "gpt2")):
+        shutil.copytree(place / kind, tmp_path / owner / "model")
+    for _ in range(2):
+        for owner in "ab":
+            (found,) = measure(str(tmp_path / owner / "model"), ["main"], reading, device="cpu", folder=tmp_path)
+            loss.setdefault(owner, []).append(found["snapshots"]["loss_nats"].iloc[0])
+    assert loss["a"][0] == loss["a"][1] != loss["b"][0] == loss["b"][1]
+    runs = stored.read(tmp_path)["runs"]
+    assert runs["name"].tolist() == ["model"] * 2 and runs["run_id"].nunique() == 2 and runs["settings"].nunique() == 1
+
+
+def test_another_precision_is_another_run(place: Path, tmp_path: Path) -> None:
+    reading, found = replace(QUICK, corpus=f"path:{place}/texts/*"), {}
+    for dtype in ("bfloat16", "float32", "bfloat16"):
+        (found[dtype],) = measure(str(place / "neox"), ["main"], reading, device="cpu", dtype=dtype, folder=tmp_path)
+        assert found[dtype]["snapshots"]["device"].iloc[0].endswith(dtype)
+    assert found["bfloat16"]["snapshots"]["loss_nats"].iloc[0] != found["float32"]["snapshots"]["loss_nats"].iloc[0]
+    assert len(stored.read(tmp_path)["runs"]) == 2 == len(zoos(stored.read(tmp_path)))
+
+
+def test_changed_files_are_measured_again(place: Path, tmp_path: Path, monkeypatch) -> None:
+    reading, model, loaded = replace(QUICK, corpus=f"path:{place}/texts/*"), tmp_path / "model", []
+    monkeypatch.setattr(stored, "load", lambda *of: loaded.append(of[1]) or load(*of))
+    shutil.copytree(place / "neox", model)
+    for kind in ("neox", "neox", "gpt2", "gpt2"):
+        for file in (place / kind).iterdir() if kind == "gpt2" and len(loaded) == 1 else ():
+            (model / file.name).write_bytes(file.read_bytes())
+        (found,) = measure(str(model), ["main"], reading, device="cpu", folder=tmp_path)
+        assert found["runs"]["positions"].iloc[0] == {"neox": "rotary", "gpt2": "learned"}[kind]
+    assert loaded == ["main", "main"] and len(stored.read(tmp_path)["runs"]) == 1
+
+
+def test_what_was_measured_before_is_still_read(place: Path, tmp_path: Path) -> None:
+    reading = replace(QUICK, corpus=f"path:{place}/texts/*")
+    list(measure(str(place / "neox"), ["main"], reading, device="cpu", folder=tmp_path))
+    (now,) = tmp_path.glob("pretrained/neox/*/main")
+    settings = stored.read(tmp_path)["runs"]["settings"].iloc[0]
+    (now / stored.FILES).unlink()
+    now.parent.rename(now.parents[1] / settings)  # as folders were named
+    assert stored.read(tmp_path)["runs"]["run_id"].tolist() == [f"neox-{settings}"]
+
+
+def test_the_longer_run_is_known(place: Path, family: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(stored, "SHIPPED", tmp_path / "package")
+    reading = replace(QUICK, corpus=f"path:{place}/texts/*")
+    list(measure(str(family), ["step0", "step1000"], reading, device="cpu", folder=tmp_path))
+    assert stored.pack(tmp_path) == 1
+    shutil.copytree(place / "neox", tmp_path / "pythia-70m")
+    list(measure(str(tmp_path / "pythia-70m"), ["main"], reading, device="cpu", folder=tmp_path / "own"))
+    assert stored.known(tmp_path / "own")["snapshots"]["revision"].tolist() == ["step0", "step1000"]
+    list(measure(str(family), ["step0", "step143000"], reading, device="cpu", folder=tmp_path / "own"))
+    found = stored.known(tmp_path / "own")
+    assert sorted(found["snapshots"]["revision"]) == ["main", "step0", "step143000"]
+    assert found["runs"]["run_id"].is_unique and set(found["heads"]["run_id"]) == set(found["runs"]["run_id"])
+
+
 # ---- mistakes ---------------------------------------------------------------------------------------
 
 

@@ -1,5 +1,7 @@
 """The measurement tables: joined, checked, written, read, selected."""
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -155,3 +157,38 @@ def test_every_column_has_a_meaning() -> None:
     for name, columns in SCHEMA.items():
         assert "run_id" in columns and all(text.strip() for text in columns.values()), name
     assert OPTIONAL <= {column for columns in SCHEMA.values() for column in columns}
+
+
+def test_select_any_of_several_values(joined) -> None:
+    both = select(joined, "heads", name=["model-1", "model-2"], layer=("0",))
+    assert set(both["name"]) == {"model-1", "model-2"} and set(both["layer"]) == {0}
+    assert len(select(joined, "runs", name=[])) == 0
+
+
+def test_a_run_in_two_folders_is_refused(runs: list[Run], tmp_path: Path) -> None:
+    one = runs[1]
+    for name in ("a", "b"):
+        shutil.copytree(one.path, tmp_path / name / one.run_id)
+    with pytest.raises(IctlError, match=rf"{one.run_id} is there twice, in {tmp_path}/a/.* and in {tmp_path}/b/"):
+        collect(tmp_path, {one.run_id: ("it", "attn")}, QUICK)
+    shutil.rmtree(tmp_path / "b")
+    assert len(collect(tmp_path, {one.run_id: ("it", "attn")}, QUICK)["runs"]) == 1
+
+
+def test_manifests_that_cannot_be_used_are_named(runs: list[Run], tmp_path: Path) -> None:
+    shutil.copytree(runs[0].path, tmp_path / "good")
+    manifest = json.loads((tmp_path / "good" / "manifest.json").read_text())
+    odd = {"empty": {}, "list": [], "newer": manifest | {"model": manifest["model"] | {"depth": 3}},
+           "lacking": {k: v for k, v in manifest.items() if k != "seconds"}, "bare": manifest | {"snapshots": []}}
+    for name, content in odd.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "manifest.json").write_text(json.dumps(content))
+    (tmp_path / "empty" / "manifest.json").write_text("{")
+    found, wrong = tables.open_runs(tmp_path)
+    assert [run.path.name for run in found] == ["good"] and len(wrong) == 5
+    for name, words in (("empty", "is damaged"), ("list", "left out"), ("newer", "'depth'"),
+                        ("lacking", "lacks seconds"), ("bare", "no snapshot")):  # fmt: skip
+        (line,) = (line for line in wrong if line.startswith(f"{tmp_path / name / 'manifest.json'} is left out: "))
+        assert words in line
+    with pytest.raises(IctlError, match="holds no run; expected a folder that"):
+        tables.open_runs(tmp_path / "none")
