@@ -44,6 +44,10 @@ class Result:
     seconds: float
     best: float  # prefix matching with random gaps at the end
 
+    def __str__(self) -> str:
+        end = f"{'formed after' if self.formed else 'not formed in'} {self.tokens / 1e6:.2f} M tokens"
+        return f"{self.contestant}, seed {self.seed}: {end}, {self.seconds:.0f} s, prefix matching {self.best:.2f}"
+
 
 def start(contestant: str, seed: int) -> tuple[Transformer, torch.optim.Optimizer, ModelConfig, TrainConfig]:
     """Model and optimiser of a contestant."""
@@ -137,8 +141,8 @@ def main() -> None:
         for seed in range(given.seeds):
             for contestant in CONTESTANTS:
                 results.append(race(contestant, seed, tokens, int(given.most), given.every))
-                print(results[-1], flush=True)
-    print(table(results))
+                print(f"* {results[-1]}", flush=True)
+    print(f"\n{table(results)}")
     if given.json:
         given.json.write_text(json.dumps([vars(r) for r in results], indent=1))
 
