@@ -1,4 +1,4 @@
-"""``ictl``: every option has a default, every mistake is one sentence."""
+"""``ictl``: train, measure, judge claims, mark coursework; every mistake is one sentence."""
 
 from __future__ import annotations
 
