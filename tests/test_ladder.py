@@ -21,7 +21,7 @@ from ictl_utils.model import Transformer
 from ictl_utils.numbers import NUMBERS
 from ictl_utils.numbers_base import Zoo
 from ictl_utils.snapshots import Run
-from ictl_utils.survey import QUICK, is_surveyed
+from ictl_utils.survey import PARTS, QUICK, is_surveyed
 from ictl_utils.tables import Tables, read, summary
 from ictl_utils.zoo import entries, find, schedule
 
@@ -62,7 +62,8 @@ def kept(out: Path) -> Kept:
     found = {}
     for path in out.glob("*/manifest.json"):
         run = Run(path.parent)
-        files = (f for f in path.parent.rglob("*") if f.suffix in (".safetensors", ".parquet", ".json"))
+        files = (f for f in path.parent.rglob("*") if f.suffix in (".safetensors", ".parquet", ".json")
+                 and PARTS not in f.parts)  # of a survey under way: gone when it is done
         times = {str(f): f.stat().st_mtime_ns for f in files} if run.finished else {}
         found[run.run_id] = [snap["sha256"] for snap in run.manifest["snapshots"]], times
     return found
