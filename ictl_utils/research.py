@@ -10,7 +10,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any
 
 from .claims import load_claims
@@ -24,7 +23,6 @@ COLUMNS = ("arm", "run_id", "seed", "measure", "value", "tokens")
 KINDS = {int: "an integer", float: "a number", bool: "True or False", str: "a text in quotes"}
 DIRECTIONS = ("higher", "lower")
 WINDOWS = 256  # held-out windows behind losses
-Z95 = 1.959964
 T95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 """Two-sided 95 % quantiles of Student's t, by degrees of freedom."""
 
@@ -224,25 +222,6 @@ def arms_fault(evidence: dict[str, Any]) -> str | None:
     if len(one) < 2:
         return f"{evidence['prediction']['measure']} is there for {len(one)} seeds an arm; expected at least two."
     return "both arms have exactly the same values; was the same arm measured twice?" if one == other else None
-
-
-def interval95(evidence: dict[str, Any]) -> tuple[float, float]:
-    """The 95 % interval of the mean difference variant - baseline of the predicted measure, seed by seed."""
-    one, other = (values(evidence, arm) for arm in ARMS)
-    d = [other[seed] - one[seed] for seed in one if seed in other]
-    n = len(d) - 1
-    t = T95.get(n) or Z95 + (Z95**3 + Z95) / (4 * n) + (5 * Z95**5 + 16 * Z95**3 + 3 * Z95) / (96 * n**2)
-    middle, half_width = fmean(d), t * stdev(d) / math.sqrt(len(d))
-    return middle - half_width, middle + half_width
-
-
-def decided(low: float, high: float, prediction: dict[str, Any]) -> str:
-    """The word for an interval: holds, fails or open."""
-    if prediction["direction"] == "lower":
-        low, high = -high, -low
-    if low >= prediction["holds_beyond"]:
-        return "holds"
-    return "fails" if high <= prediction["fails_below"] else "open"
 
 
 def runs_fault(evidence: dict[str, Any]) -> str | None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
+from scipy.stats import ttest_1samp
 
 from .config import require
 from .grading_words import word_count
-from .research import ARMS, MEASURES, decided, interval95, seal, values
+from .research import ARMS, MEASURES, seal, values
+
+NEAR = 1e-3  # how far from exact an end of an interval may be, in the unit of the measure
 
 
 def describe(figure: Any, evidence: dict[str, Any]) -> dict[str, Any]:
@@ -102,19 +106,40 @@ def kept_fault(answer: dict) -> str | None:
 
 
 def interval_fault(answer: dict) -> str | None:
-    """An interval that is not the one of the rows."""
-    one, other = (values(answer["evidence"], arm) for arm in ARMS)
-    if len(one.keys() & other.keys()) < 2:
+    """An interval at whose ends a t-test of the rows' differences does not turn significant."""
+    found = _differences(answer["evidence"])
+    if len(found) < 2:
         return "the rows of your evidence have fewer than two seeds in both arms; no interval can be given."
-    off = np.abs(np.subtract(answer["interval"], interval95(answer["evidence"]))).max()
-    return None if off < 1e-3 else "the interval is not the one that exercise 3 gives for the rows of your evidence."
+    low, high = answer["interval"]
+    near = max(NEAR, (high - low) / 10_000)
+    ends = (_surely(found, "greater", low - near), not _surely(found, "greater", low + near),
+            _surely(found, "less", high + near), not _surely(found, "less", high - near))  # fmt: skip
+    return None if all(ends) else "the interval is not the one that exercise 3 gives for the rows of your evidence."
 
 
 def verdict_fault(answer: dict) -> str | None:
-    """A verdict that the criterion does not give."""
-    words = {decided(*ends, answer["prediction"]) for ends in (answer["interval"], interval95(answer["evidence"]))}
-    wrong = f"{answer['verdict']!r} is not the word that exercise 4 gives for this interval and this prediction."
-    return None if answer["verdict"] in words else wrong
+    """A verdict that t-tests of the rows' differences against the two bounds do not bear out."""
+    prediction, word = answer["prediction"], answer["verdict"]
+    found = _differences(answer["evidence"]) * (1 if prediction["direction"] == "higher" else -1)
+    most, least = prediction["holds_beyond"], prediction["fails_below"]
+    borne_out = {
+        "holds": _surely(found, "greater", most - NEAR), "fails": _surely(found, "less", least + NEAR),
+        "open": not (_surely(found, "greater", most + NEAR) or _surely(found, "less", least - NEAR)),
+    }  # fmt: skip
+    wrong = f"{word!r} is not the word that exercise 4 gives for this interval and this prediction."
+    return None if borne_out[word] else wrong
+
+
+def _differences(evidence: dict) -> np.ndarray:
+    one, other = (values(evidence, arm) for arm in ARMS)
+    return np.array([other[seed] - one[seed] for seed in one if seed in other])
+
+
+def _surely(found: np.ndarray, side: str, bound: float) -> bool:
+    """Whether a one-sided t-test at 2.5 % says that the mean is on this side of the bound."""
+    with warnings.catch_warnings():  # differences that are all alike
+        warnings.simplefilter("ignore", RuntimeWarning)
+        return bool(ttest_1samp(found, bound, alternative=side).pvalue < 0.025)
 
 
 def sentence_fault(answer: dict) -> str | None:

@@ -201,10 +201,32 @@ def test_interval_and_verdict_are_those_of_the_rows(interval: tuple, verdict: st
     assert "0.0" not in str(told["interval"])
 
 
-def test_the_interval_of_many_seeds_and_of_too_few() -> None:
-    low, high = research.interval95(concluded([0.0, 1.0] * 6, (0, 0), "")["evidence"])
-    assert (low + high, high - low) == pytest.approx((1, 2 * 2.201 * 0.5222 / 12**0.5), rel=2e-3)
+@pytest.mark.parametrize("differences, half_width", [
+    ([0.2, 0.2, 0.2], 0.0), ([0.0, 1.0] * 6, 0.3317), ([-300.0, 500.0], 12.706 * 400),
+])  # fmt: skip
+def test_intervals_of_no_spread_of_many_seeds_and_of_a_large_spread(differences: list, half_width: float) -> None:
+    middle = sum(differences) / len(differences)
+    for factor, right in ((1, True), (1.05, half_width == 0), (0.95, half_width == 0)):
+        answer = concluded(differences, (middle - factor * half_width, middle + factor * half_width), "open")
+        assert (report.interval_fault(answer) is None) == right
+    wider = concluded(differences, (middle - half_width - 9, middle + half_width + 9), "open")
+    assert "exercise 3" in report.interval_fault(wider)
+
+
+def test_no_interval_of_one_seed() -> None:
     assert "fewer than two seeds" in report.interval_fault(concluded([0.1], (0, 1), "open"))
+
+
+@pytest.mark.parametrize("differences, direction, word", [
+    ([0.60, 0.62, 0.61], "higher", "holds"), ([0.60, 0.62, 0.61], "lower", "fails"),
+    ([-0.60, -0.62, -0.61], "lower", "holds"), ([0.09, 0.08, 0.085], "higher", "fails"),
+    ([0.4, 0.8, 0.6], "higher", "open"), ([0.3, 0.31, 0.29], "higher", "open"),
+])  # fmt: skip
+def test_one_word_fits_the_rows(differences: list, direction: str, word: str) -> None:
+    answer = concluded(differences, (0, 0), word)
+    answer["prediction"] = {**PREDICTION, "direction": direction, "holds_beyond": 0.5, "fails_below": 0.1}
+    fits = [w for w in ("holds", "fails", "open") if report.verdict_fault({**answer, "verdict": w}) is None]
+    assert fits == [word]
 
 
 @pytest.mark.slow
