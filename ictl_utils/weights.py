@@ -27,16 +27,16 @@ REGISTRY, HOME = DATA / "weights.json", DATA / "home.json"
 PLACEHOLDER = "OWNER/REPO"
 TOLERANCE = 0.05  # logits; half-precision weights against the trained ones
 FAMILIES, BIGRAMS = ("attn", "mlp", "smeared"), "attn-0l"  # final weights of seed 0
-AROUND = ("attn-2l", "attn-3l", "key-1l")  # and snapshots around the change
+AROUND = {"attn-2l": 8, "attn-3l": 6, "key-1l": 6}  # and so many snapshots around the change, the first counted
 SPEED = 50e9  # floating-point operations a second of one laptop core, for expected times
 
 
 @dataclass(frozen=True)
 class Shipped:
-    """One file of weights."""
+    """One snapshot of weights: a file, or a seed that draws them again."""
 
     file: str
-    sha256: str
+    sha256: str  # empty: initial weights, which need no file
     run_id: str
     name: str
     init_seed: int
@@ -91,6 +91,8 @@ def _nearest(run: Run, tokens: float | None) -> Transformer:
 
 
 def _read(one: Shipped, model: Transformer) -> Transformer:
+    if not one.sha256:
+        return Transformer(model.cfg, seed=one.init_seed).eval().requires_grad_(False)
     path = FOLDER / one.file if (FOLDER / one.file).exists() else _download(one)
     content = path.read_bytes()
     found = hashlib.sha256(content).hexdigest()
@@ -129,15 +131,15 @@ def pack(folder: str | Path, tables: Tables) -> list[Shipped]:
     rows = []
     for row in chosen.itertuples():
         run = Run(Path(folder) / row.run_id)
-        for i in _around(tables, run) if row.name in AROUND else [len(run) - 1]:
+        for i in _around(tables, run, AROUND[row.name]) if row.name in AROUND else [len(run) - 1]:
             rows.append(_pack_one(run, row.name, i))
     write_bytes(REGISTRY, json.dumps([vars(row) for row in rows], indent=1).encode())
-    for stray in set(FOLDER.glob("*.safetensors")) - {FOLDER / row.file for row in rows}:
+    for stray in set(FOLDER.glob("*.safetensors")) - {FOLDER / row.file for row in rows if row.sha256}:
         stray.unlink()
     return rows
 
 
-def _around(tables: Tables, run: Run, n: int = 8) -> list[int]:
+def _around(tables: Tables, run: Run, n: int) -> list[int]:
     """``n`` snapshots: the first, the last, and others spread evenly over the phase change."""
     rows = tables["snapshots"][tables["snapshots"]["run_id"] == run.run_id]
     window = metrics.phase_change(rows["tokens"].to_numpy(), rows["icl_nats"].to_numpy(), share=0.5)
@@ -146,7 +148,10 @@ def _around(tables: Tables, run: Run, n: int = 8) -> list[int]:
 
 
 def _pack_one(run: Run, name: str, i: int) -> Shipped:
-    model, seen = run.model(i), int(run.tokens[i])
+    model, seen, seed = run.model(i), int(run.tokens[i]), run.train_cfg.init_seed
+    drawn = Transformer(run.model_cfg, seed).state_dict()
+    if all(torch.equal(x, drawn[key]) for key, x in model.state_dict().items()):
+        return Shipped(f"{name}-s{seed}, initial weights", "", run.run_id, name, seed, seen, False, 0.0)
     half = {key: x.half() for key, x in model.state_dict().items()}
     rough = Transformer(run.model_cfg)
     rough.load_state_dict({key: x.float() for key, x in half.items()})
@@ -155,9 +160,9 @@ def _pack_one(run: Run, name: str, i: int) -> Shipped:
         error = float((model(ids[:, :-1]) - rough(ids[:, :-1])).abs().max())
     require(error <= TOLERANCE, f"{name} at {seen} tokens: half precision moves a logit by {error:.3f}, more than "
                                 f"{TOLERANCE}; ship it in full precision.")
-    file = f"{name}-s{run.train_cfg.init_seed}-{seen}.safetensors"
+    file = f"{name}-s{seed}-{seen}.safetensors"
     sha = write_tensors(FOLDER / file, half)
-    return Shipped(file, sha, run.run_id, name, run.train_cfg.init_seed, seen, i == len(run) - 1, round(error, 5))
+    return Shipped(file, sha, run.run_id, name, seed, seen, i == len(run) - 1, round(error, 5))
 
 
 # ---- verification ---------------------------------------------------------------------------------
