@@ -39,7 +39,7 @@ def model_card(tables: Tables) -> str:
                      f"| {one['corpus']} | {one['tokens'] / 1e6:.1f} M | {len(group)} | {span} |")  # fmt: skip
     lines += ["", f"Weights of {len(files)} snapshots are shipped in half precision; no logit moves by more than "
               f"{max((f.logits_error for f in files), default=0.0):.3f} (allowed: {TOLERANCE}) on held-out text. "
-              "Initial weights are drawn again from their seed; all others are a run of `ictl ladder` away.", ""]  # fmt: skip
+              "Initial weights are drawn from their seed; all others are a run of `ictl ladder` away.", ""]  # fmt: skip
     return "\n".join(lines)
 
 
