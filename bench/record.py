@@ -14,7 +14,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "RESULTS.md"
-NAMES = ("train_throughput", "ablations", "time_to_change", "snapshot_cost")
+NAMES = ("train_throughput", "ablations", "time_to_change", "ladder", "snapshot_cost")
 INTRO = """# Benchmarks
 
 What `python bench/record.py NAME` printed, one section a benchmark. Ratios come from rounds that take turns in one run;

@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
+from ictl_utils import tables
 from ictl_utils import train as training
 from ictl_utils.config import Device, IctlError, ModelConfig, TrainConfig
 
 sys.path.insert(0, str(ROOT / "bench"))
 
+import ladder  # noqa: E402
 import record  # noqa: E402
 import train_throughput as bench  # noqa: E402
 
@@ -76,6 +78,16 @@ def test_command_prints_a_line_a_row_and_says_what_is_not_installed(
 def test_bad_options_are_one_sentence(capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit, match=r"^train_throughput: rounds=0 must be at least 1\.$"):
         bench.main(["--rounds", "0"])
+
+
+def test_the_ladders_cost_is_that_of_its_runs() -> None:
+    runs = tables.read()["runs"]
+    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in ladder.cost(runs).splitlines() if "|" in row]
+    assert rows[0] == list(ladder.COLUMNS) and [len(row) for row in rows] == [7] * len(rows)
+    assert int(rows[-1][2]) == len(runs) == sum(int(row[2]) for row in rows[2:-1])
+    assert float(rows[-1][5]) == pytest.approx(tables.summary({**tables.read()})["core_hours"], abs=0.01)
+    half = runs[runs["n_layers"] < 2]
+    assert f"{84 - len(half)} runs of the zoo are not measured yet" in ladder.cost(half)
 
 
 def test_results_are_kept_a_section_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
