@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.overrides import TorchFunctionMode
 
 from .answers import AnswerError, from_bytes, to_bytes
+from .grading_room import NoLarger
 from .grading_rules import Rule, agrees
 from .grading_words import described, difference, error_words, unchanged
 
@@ -134,25 +134,6 @@ def fitted(function: Callable, names: list[str]) -> Callable:
     except ValueError:
         pass
     return function
-
-
-class TooLarge(Exception):
-    """An answer made a larger tensor than the case allows."""
-
-
-class NoLarger(TorchFunctionMode):
-    """Inside, an operation whose result has more than ``largest`` numbers raises :class:`TooLarge`."""
-
-    def __init__(self, largest: int) -> None:
-        super().__init__()
-        self.largest = largest
-
-    def __torch_function__(self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for x in result if isinstance(result, tuple) else (result,):
-            if isinstance(x, torch.Tensor) and x.numel() > self.largest:
-                raise TooLarge(f"a tensor of shape {tuple(x.shape)} has been made; this exercise has to do without.")
-        return result
 
 
 def recognise(question: Question, outcomes: list[Outcome], known: Expected) -> Finding | None:

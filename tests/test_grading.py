@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -389,6 +390,15 @@ def test_a_tensor_that_is_too_large_is_an_error_of_its_own():
     for answer in (lambda x: (x @ x.T).sum(), lambda x: torch.linalg.svd(x.double(), full_matrices=True)[1]):
         outcome = run(question, answer, case)
         assert outcome.raised == "TooLarge" and "shape (20, 20)" in outcome.words
+
+
+def test_a_table_made_with_numpy_is_too_large_as_well():
+    question = Question("a8.q9", "", "f", 1, 1, 1, cases, ())
+    case = Case({"x": torch.ones(2000, 2)}, largest=2000**2 // 4)
+    assert run(question, lambda x: (x.numpy().T @ x.numpy()).sum(), case).raised == ""
+    outcome = run(question, lambda x: (x.numpy() @ x.numpy().T).sum(), case)
+    assert outcome.raised == "TooLarge" and "arrays of 16" in outcome.words
+    assert run(question, lambda x: 1 / 0, case).raised == "ZeroDivisionError" and not tracemalloc.is_tracing()
 
 
 def test_words_are_counted_as_everybody_does():

@@ -27,7 +27,7 @@ LINE = [
     "figures_induction", "figures", "claims", "figures_generality", "figures_mechanism",
     "verdicts", "figure_list", "viz_slider", "viz_table", "viz_lab", "viz", "judgement",
     "figures_conclusion", "chapter", "handwritten", "answers_sealed", "answers",
-    "grading_words", "grading_rules",
+    "grading_words", "grading_rules", "grading_room",
     "grading_cases", "grading", "grading_a1_cases", "grading_a1", "grading_a2",
     "grading_a3_cases", "grading_a3", "grading_a4_cases", "grading_a4",
     "research", "research_report", "grading_a5",
