@@ -71,8 +71,8 @@ class _Writer:
             return self.text(x, path) if isinstance(x, str) else x
         if isinstance(x, int | float):
             return self.number(x, path)
-        if isinstance(x, torch.Tensor | np.ndarray):
-            return self.array(x, path)
+        if isinstance(x, torch.Tensor | np.ndarray | complex):
+            return self.array(np.asarray(x) if isinstance(x, complex) else x, path)
         if isinstance(x, dict):
             pairs = enumerate(x.items())
             return {"d": [[self.node(k, f"{path} key {i}", depth + 1), self.node(v, f"{path}[{k!r}]", depth + 1)]

@@ -130,13 +130,15 @@ def opened(packed: Any, salt: str) -> Any:
 
 
 def plain_number(x: object) -> float | None:
-    """``x`` as float if it is one number: int, float, or an array of one entry; else None."""
+    """``x`` as float if it is one number: int, float, or an array of one entry, real but for rounding; else None."""
     if isinstance(x, torch.Tensor | np.ndarray):
         if np.prod(x.shape) != 1:
             return None
         x = x.reshape(()).item()
     if isinstance(x, np.generic):
         x = x.item()
+    if isinstance(x, complex) and abs(x.imag) <= 1e-5 * max(1.0, abs(x.real)):
+        x = x.real
     return float(x) if isinstance(x, int | float) and not isinstance(x, bool) else None
 
 

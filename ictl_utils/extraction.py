@@ -9,7 +9,6 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 from .config import IctlError, require
 from .grading import Question
@@ -17,9 +16,9 @@ from .grading import Question
 BY_NAME, BY_MARKER, BY_METADATA = "function name", "cell marker", "metadata"
 ABSENT = "no answer found"
 CHECKS = {"check", "progress"}
-MAGIC = re.compile(r"\s*([%!]|\?|[\w.]+\?\??\s*$|[\w, ]+=\s*[!%])")
+MAGIC = re.compile(r"[%!?]|[\w.]+\?\??\s*$|[\w, ]+=\s*[!%]")  # of a line without its indent
 SKIPPED_TAGS = {"draw", "expected", "check"}
-MARKER = re.compile(r"^\s*#\s*([a-z]\w*)\.q\d+\b", re.M | re.I)  # of an answer
+MARKER = re.compile(r"^[ \t]*#[ \t]*([a-z]\w*)\.q\d+\b", re.M | re.I)  # of an answer
 CHECKED = re.compile(r"\bcheck\(\s*[\"']([a-z]\w*)\.q\d+[\"']", re.I)
 GRADE_ID = re.compile(r"([a-z]\w*)[-_.]q\d+([-_.]\w+)?", re.I)
 MAX_CELLS, MAX_SOURCE = 1000, 2 << 20  # cells, and characters of code
@@ -83,24 +82,28 @@ def read_cells(content: bytes) -> list[Cell]:
     cells = raw.get("cells") if isinstance(raw, dict) else None
     require(isinstance(cells, list), "the file is JSON and no notebook; expected a list of cells.")
     require(len(cells) <= MAX_CELLS, f"the notebook has {len(cells)} cells; at most {MAX_CELLS} are read.")
-    found = [cell for i, data in enumerate(cells, 1) if (cell := _cell(i, data))]
-    size = sum(len(cell.source) for cell in found)
+    code = [(i, data, _source(data)) for i, data in enumerate(cells, 1)
+            if isinstance(data, dict) and data.get("cell_type") == "code"]  # fmt: skip
+    size = sum(len(source) for _, _, source in code)
     require(size <= MAX_SOURCE, f"the notebook holds {size} characters of code; at most {MAX_SOURCE} are read.")
-    return found
+    return [_cell(*each) for each in code]
 
 
-def _cell(index: int, data: Any) -> Cell | None:
-    """A code cell, or None for any other."""
-    if not isinstance(data, dict) or data.get("cell_type") != "code":
-        return None
+def _source(data: dict) -> str:
+    """Source of a cell, whatever is in its place."""
     source = data.get("source", data.get("input", ""))
     if isinstance(source, list):
         source = "".join(line for line in source if isinstance(line, str))
+    return source if isinstance(source, str) else ""
+
+
+def _cell(index: int, data: dict, source: str) -> Cell:
+    """A code cell."""
     meta = data.get("metadata") if isinstance(data.get("metadata"), dict) else {}
     grader = meta.get("nbgrader") if isinstance(meta.get("nbgrader"), dict) else {}
     tags = meta.get("tags") if isinstance(meta.get("tags"), list) else []
     ids = (grader.get("grade_id"), data.get("id"), meta.get("id"))
-    plain, error = python_of(source if isinstance(source, str) else "")
+    plain, error = python_of(source)
     return Cell(index, plain, frozenset(t for t in tags if isinstance(t, str)),
                 tuple(i for i in ids if isinstance(i, str)), error)  # fmt: skip
 
@@ -112,7 +115,8 @@ def python_of(source: str) -> tuple[str, str]:
         return "", ""
     if not _error(source):
         return source, ""
-    lines = [re.match(r"\s*", line)[0] + "pass" if MAGIC.match(line) else line for line in source.split("\n")]
+    bare = [(line, line.lstrip()) for line in source.split("\n")]
+    lines = [line[: len(line) - len(rest)] + "pass" if MAGIC.match(rest) else line for line, rest in bare]
     plain = "\n".join(lines)
     error = _error(plain)
     return (source if error else plain), error
@@ -204,7 +208,7 @@ def _by_cell(cells: list[Cell], question: Question) -> Place | None:
     All assignments give their cells the same ids (``q1-answer``): a cell that names another assignment is left out.
     """
     assignment, number = question.name.split(".")
-    marker = re.compile(rf"^\s*#\s*{re.escape(question.name)}\b", re.M | re.I)
+    marker = re.compile(rf"^[ \t]*#[ \t]*{re.escape(question.name)}\b", re.M | re.I)
     ids = re.compile(rf"({assignment}[-_.])?{number}([-_.](answer|solution|stub))?", re.I)
     for way, suits in ((BY_MARKER, lambda c: marker.search(c.source)),
                        (BY_METADATA, lambda c: any(ids.fullmatch(i) for i in c.ids))):  # fmt: skip
@@ -241,7 +245,7 @@ def _kind_fits(question: Question, node: ast.stmt, functions: frozenset[str] = f
 
 def _missing(cells: list[Cell], question: Question) -> Place:
     """No answer: the reason, where one shows."""
-    mentions = re.compile(rf"^\s*(def\s+{question.answer}\b|{question.answer}\s*=)", re.M)
+    mentions = re.compile(rf"^[ \t]*(def[ \t]+{question.answer}\b|{question.answer}[ \t]*=)", re.M)
     for cell in cells:
         if cell.error and mentions.search(cell.source):
             return Place(question.name, cell=cell.index, way=BY_NAME, source=cell.source,

@@ -103,9 +103,9 @@ def _written(given: dict, answer: dict, slot: str, filled: bool) -> str | None:
     for name in ("position", "token", "spare", "out"):
         part = wrote[:, :, getattr(at, name)]
         off = float((part - brought if name == slot else part).abs().max())
-        if name == slot and off > 0.01:
+        if name == slot and not off <= 0.01:  # NaN is off as well
             return f"slot {name!r} does not hold the attended token: off by up to {off:.3g}."
-        if name != slot and off > 1e-4:
+        if name != slot and not off <= 1e-4:
             return f"slot {name!r} is written to as well, up to {off:.3g}."
     return None
 

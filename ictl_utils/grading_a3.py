@@ -87,7 +87,7 @@ def _rows_differ(given: dict, answer: Any) -> str | None:
 
 def _random_order(given: dict, answer: Any) -> str | None:
     """Blocks that go through the ids upwards or downwards, from any token on."""
-    up = np.diff(np.asarray(answer)[:, 1 : 1 + given["length"]]) > 0
+    up = np.diff(np.asarray(answer).astype(np.int64)[:, 1 : 1 + given["length"]]) > 0
     turns = np.minimum(up.sum(1), (~up).sum(1))
     ordered = (given["length"] > 4 and not turns.any()) or (given["length"] > 7 and (turns <= 1).all())
     return "the tokens of every block stand in the order of the ids." if ordered else None

@@ -119,6 +119,11 @@ def _choice_and_prediction(answer: dict) -> str | None:
     return choice_fault(answer["choice"]) or prediction_fault(answer["prediction"])
 
 
+def _evidence(answer: dict) -> str | None:
+    found = answer["evidence"]
+    return _choice_and_prediction(found) or rows_fault(found) or arms_fault(found) or runs_fault(found)
+
+
 # ---- cases ------------------------------------------------------------------------------------------
 
 
@@ -209,6 +214,7 @@ QUESTIONS = (
         "a5.q7", "What came out", "conclusion", 2, 10, 2, value_case,
         (keys("prediction", "evidence", "interval", "verdict", "sentence"),
          of_answer("the prediction is the sealed one", kept_fault, "Put it back as it was; comments go into the text."),
+         of_answer("the evidence is that of exercise 5", _evidence, "Take `evidence` as the training cell gave it."),
          of_answer("interval: two numbers", lambda a: _pair(a["interval"]) or _ordered(a["interval"])),
          of_answer("the interval is that of the evidence", interval_fault,
                    "Give `values(evidence, arm)` of both arms to your function, and take what it returns."),

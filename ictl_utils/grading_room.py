@@ -24,13 +24,17 @@ class NoLarger(TorchFunctionMode):
         self.largest = largest
 
     def __enter__(self) -> NoLarger:
+        self.traced = tracemalloc.is_tracing()
         tracemalloc.start()  # PyTorch's memory is not traced, NumPy's is
+        tracemalloc.reset_peak()
+        self.before = tracemalloc.get_traced_memory()[0]
         return super().__enter__()
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: Any) -> None:
         super().__exit__(kind, error, trace)
-        most = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
+        most = tracemalloc.get_traced_memory()[1] - self.before
+        if not self.traced:
+            tracemalloc.stop()
         if error is None and most > max(8 * self.largest, ROOM):
             raise TooLarge(f"arrays of {most / 1e6:.1f} MB have been made; this exercise has to do without the table.")
 

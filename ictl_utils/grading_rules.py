@@ -111,7 +111,8 @@ def keys(*names: Any, of: type | tuple[type, ...] | None = None, hint: str = "")
             parts = [f"{word}: {listed(ks)}" for word, ks in (("missing", missing), ("unknown", more)) if ks]
             return f"the keys differ: {'; '.join(parts)}."
         wrong = [k for k in wanted if of and not isinstance(answer[k], of)]
-        return f"the value of {wrong[0]!r} is {described(answer[wrong[0]])}." if wrong else None
+        kinds = " or ".join(kind.__name__ for kind in (of if isinstance(of, tuple) else (of,)) if kind)
+        return f"the value of {wrong[0]!r} is {described(answer[wrong[0]])}; expected {kinds}." if wrong else None
 
     return Rule("keys", broken, hint, structural=True)
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from joblib import Parallel, cpu_count, delayed
+from joblib import Parallel, cpu_count, delayed, parallel_config
 from tqdm.auto import tqdm
 
 from .config import IctlError, ModelConfig, TrainConfig, one_of, require, run_id, runs_dir
@@ -42,12 +43,12 @@ def climb(
         family: a family or a pattern of names (:func:`ictl_utils.zoo.entries`); default all.
         seeds: initialisations of each configuration instead of the zoo's own numbers.
         jobs: processes, default one a core; on ``cuda`` one.
-        backend: ``loky`` (this machine) or ``dask`` (the default client of dask.distributed).
+        backend: ``loky`` (this machine) or ``dask`` (the default client of dask.distributed, else one on this machine).
 
     Raises:
         IctlError: unknown preset, family or backend, no seed or process, or the first error of a run.
     """
-    _register(backend)
+    one_of("backend", backend, BACKENDS)
     for name, given in (("seeds", seeds), ("jobs", jobs)):
         require(given is None or given >= 1, f"{name}={given} must be at least 1.")
     folder, todo = Path(out or runs_dir()), schedule(entries(preset_name, family), seeds)
@@ -55,10 +56,10 @@ def climb(
         load_tokens(corpus, d_vocab)  # once, before the processes start
     effort = effort_of(preset_name) if measure else None
     jobs = 1 if device == "cuda" else min(jobs or cpu_count(), len(todo))
-    with _watch(todo, folder, effort):
+    with _workers(backend, jobs), _watch(todo, folder, effort):
         left = todo
         while left:  # what another ladder holds is looked at again after the rest
-            busy = Parallel(n_jobs=jobs, backend=backend, batch_size=1, pre_dispatch=jobs)(
+            busy = Parallel(n_jobs=jobs, batch_size=1, pre_dispatch=jobs)(
                 delayed(_one)(job, folder, effort, device) for job in left
             )
             left = [job for job, held in zip(left, busy, strict=True) if held]
@@ -66,13 +67,23 @@ def climb(
     return [Run(folder / run_id(m, t)) for _, m, t in todo]
 
 
-def _register(backend: str) -> None:
-    one_of("backend", backend, BACKENDS)
-    if backend == "dask":
-        try:
-            import distributed  # noqa: F401  (registers itself with joblib)
-        except ImportError:
-            raise IctlError("backend='dask' needs dask.distributed; run: pip install distributed") from None
+@contextmanager
+def _workers(backend: str, jobs: int) -> Iterator[None]:
+    """Inside, joblib has somebody to work for it: with ``dask`` the default client, or one made for the time."""
+    if backend != "dask":
+        with parallel_config(backend=backend):
+            yield
+        return
+    try:
+        from distributed import Client, default_client
+    except ImportError:
+        raise IctlError("backend='dask' needs dask.distributed; run: pip install distributed") from None
+    try:
+        client = nullcontext(default_client())
+    except ValueError:
+        client = Client(n_workers=jobs, threads_per_worker=1, dashboard_address=None)
+    with client, parallel_config(backend=backend):
+        yield
 
 
 def _one(job: Job, folder: Path, effort: Effort | None, device: str) -> bool:

@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from scipy.stats import t as student_t
+
 from .claims import load_claims
 from .config import IctlError, ModelConfig, TrainConfig, digest, preset, require, run_id
 
@@ -23,7 +25,7 @@ COLUMNS = ("arm", "run_id", "seed", "measure", "value", "tokens")
 KINDS = {int: "an integer", float: "a number", bool: "True or False", str: "a text in quotes"}
 DIRECTIONS = ("higher", "lower")
 WINDOWS = 256  # held-out windows behind losses
-T95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
+T95 = {n: round(float(student_t.ppf(0.975, n)), 3) for n in range(1, 31)}
 """Two-sided 95 % quantiles of Student's t, by degrees of freedom."""
 
 

@@ -176,9 +176,11 @@ class Workplace:
 
     def collect(self, ran: Ran) -> dict:
         """Read the answers and the report into ``ran``; nothing but plain files of allowed size."""
+        left = FOLDER_BYTES  # a file with holes takes no room on the disk
         for name, count in self.expected.items():
             for case in range(count):
-                content = read_plain(f"{name}.{case}", self.out)
+                content = read_plain(f"{name}.{case}", self.out, min(34 << 20, left))
+                left -= len(content or b"")
                 if content is not None and (name, case) not in ran.answers:
                     with contextlib.suppress(AnswerError):
                         ran.answers[name, case] = from_bytes(content)

@@ -64,7 +64,7 @@ def find(folder: str | Path) -> Found:
     every = [one for path in _walk(root, remarks) for one in _file(root, path, remarks)]
     require(bool(every), f"{root} holds no notebook (.ipynb, or .zip of them); expected one a student.")
     chosen: dict[str, list[Submission]] = {}
-    for one in _timed(every, root / TIMES, remarks):
+    for one in every:
         chosen.setdefault(one.id.casefold(), []).append(one)
     for _, same in sorted(chosen.items()):
         same.sort(key=lambda one: (one.order, one.submitted, one.file))
@@ -72,7 +72,8 @@ def find(folder: str | Path) -> Found:
         if others:
             remarks.append(f"{same[-1].id}: {len(same)} files; {same[-1].file} is the newest and is marked, "
                            f"not {others}.")  # fmt: skip
-    return Found([same[-1] for _, same in sorted(chosen.items())], remarks)
+    newest = [same[-1] for _, same in sorted(chosen.items())]  # by the files' own times
+    return Found(_timed(newest, root / TIMES, remarks), remarks)
 
 
 def _walk(root: Path, remarks: list[str], below: str = "") -> Iterator[Path]:

@@ -46,7 +46,7 @@ class Effort:
     heads: int = 32  # previous-token scores
     ablations: int = 128  # losses without a head
     fills: int = 4  # mean and resample ablations at every so many-th snapshot; zero ablations at all
-    trained: int | None = field(default=None, repr=False)  # training windows skip-trigrams are counted in; None: all
+    trained: int | None = field(default=None, repr=False)  # training windows skip-trigrams are counted in
 
 
 FULL = Effort()

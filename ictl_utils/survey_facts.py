@@ -22,7 +22,7 @@ from .tokens import Tokens, windows_at
 
 THRESHOLD = 0.4  # prefix matching of an induction head, at the last snapshot
 CONTROLS = 10  # layer-matched random sets beside the joint ablation
-MOST = 100_000  # windows of training text in which skip-trigrams are counted: all of the standard library
+MOST = 100_000  # windows of training text in which skip-trigrams are counted: all of the standard library's
 Fact = tuple[str, str, float]  # measure, item, value
 
 
@@ -52,7 +52,8 @@ def facts(model: Transformer, tokens: Tokens, windows: metrics.Windows, prefix: 
     Args:
         windows: held-out text of the ablations.
         prefix, previous: prefix-matching and previous-token scores [layer, head] of ``model``.
-        trained: windows of the training text in which skip-trigrams are counted; default all of it.
+        trained: windows of the training text in which skip-trigrams are counted; default :data:`MOST`, if there
+            are so many.
     """
     n, rows = model.cfg.n_layers, []
     if n == 0:
@@ -93,7 +94,7 @@ def _one_layer(model: Transformer, tokens: Tokens, windows: metrics.Windows, tra
     for family, found in families_found(tops, seen, tokens).items():
         yield "family_found", family, float(found)
     yield "split_token_heads", "", float(heads_with_split_tokens(tops, seen, tokens))
-    starts = np.arange(0, len(tokens.train) - model.cfg.n_ctx, model.cfg.n_ctx)[:trained]  # the whole training text
+    starts = np.arange(0, len(tokens.train) - model.cfg.n_ctx, model.cfg.n_ctx)[: trained or MOST]
     share, n = cross_term_share(model, tokens, windows_at(tokens.train, starts, model.cfg.n_ctx))
     yield "cross_terms", "", float(n)
     if n:

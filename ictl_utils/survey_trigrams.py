@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 
 from .circuits import full_OV, full_QK
 from .model import Transformer
@@ -16,6 +16,7 @@ from .tokens import BOS, Tokens
 
 TOP = 10  # entries of a source that count, on either side
 FAMILIES = Path(__file__).parent / "claims_families.csv"
+Counted = tuple[Int[np.ndarray, "n"], Int[np.ndarray, "n"]]  # distinct triples, ascending, and how often they come
 Tops = list[tuple[Int[np.ndarray, "source k"], Int[np.ndarray, "source k"]]]  # a head: destinations, outputs
 
 
@@ -72,19 +73,30 @@ def heads_with_split_tokens(tops: Tops, ids: Int[np.ndarray, "source"], tokens: 
 class TextLifts:
     """How much more often c follows b where a stands earlier in the window: every (a, b, c) of some windows.
 
-    Counted in parts of ``chunk`` windows, so that memory holds distinct triples only.
+    Counted in parts of ``chunk`` windows, and joined for some values of a at a time, to save memory.
     """
 
     def __init__(self, windows: Int[np.ndarray, "window pos"], d_vocab: int, chunk: int = 2048) -> None:
         self.V = d_vocab
-        parts = [np.unique(self._triples(windows[i : i + chunk, 1:]), return_counts=True)
-                 for i in range(0, len(windows), chunk)]  # fmt: skip
-        self.codes, at = np.unique(np.concatenate([codes for codes, _ in parts]), return_inverse=True)
-        self.counts = np.bincount(at, weights=np.concatenate([n for _, n in parts])).astype(np.int64)
         pairs = np.bincount((windows[:, 1:-1] * d_vocab + windows[:, 2:]).ravel(), minlength=d_vocab**2)
         follows = pairs / np.maximum(pairs.reshape(d_vocab, -1).sum(1), 1).repeat(d_vocab)
-        before = np.bincount(self.codes // d_vocab, weights=self.counts, minlength=d_vocab**2)
-        self.lifts = np.log(self.counts / before[self.codes // d_vocab] / follows[self.codes % d_vocab**2])
+        firsts = np.arange(0, d_vocab, -(-d_vocab // 32))  # values of a, in about 32 ranges
+        slices: list[list[Counted]] = [[] for _ in firsts]
+        for i in range(0, len(windows), chunk):
+            codes, n = np.unique(self._triples(windows[i : i + chunk, 1:]), return_counts=True)
+            at = np.searchsorted(codes, (firsts[1:] * d_vocab**2).astype(codes.dtype))
+            for of, *part in zip(slices, np.split(codes, at), np.split(n.astype(np.int32), at), strict=True):
+                of.append(tuple(part))
+        joined = [self._joined(slices.pop(0), follows) for _ in firsts]
+        self.codes, self.counts, self.lifts = (np.concatenate(column) for column in zip(*joined, strict=True))
+
+    def _joined(self, parts: list[Counted], follows: Float[np.ndarray, "pair"]
+                ) -> tuple[Int[np.ndarray, "n"], Int[np.ndarray, "n"], Float[np.ndarray, "n"]]:
+        """Distinct triples of some values of a, how often they come, and their lifts."""
+        codes, at = np.unique(np.concatenate([codes for codes, _ in parts]), return_inverse=True)
+        counts = np.bincount(at, weights=np.concatenate([n for _, n in parts])).astype(np.int64)
+        before = np.bincount(codes // self.V, weights=counts, minlength=self.V**2)
+        return codes, counts, np.log(counts / before[codes // self.V] / follows[codes % self.V**2])
 
     def _triples(self, ids: Int[np.ndarray, "window pos"]) -> Int[np.ndarray, "n"]:
         same = ids[:, :, None] == ids[:, None, :]

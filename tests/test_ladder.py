@@ -163,6 +163,18 @@ def test_progress(unbroken: Path, tmp_path: Path) -> None:
     assert progress_of(todo, unbroken, unmeasured).models == 0 and progress_of(todo, unbroken, None).models == 7
 
 
+def test_workers_of_dask_give_the_same_results(unbroken: Path, tmp_path: Path) -> None:
+    distributed = pytest.importorskip("distributed")
+    climb("smoke", "docs-attn-[12]*", 1, out=tmp_path / "own", jobs=2, backend="dask")
+    with distributed.Client(n_workers=1, threads_per_worker=1, dashboard_address=None):
+        climb("smoke", "docs-attn-2l", 1, out=tmp_path / "theirs", backend="dask")
+        assert distributed.default_client()
+    for name in ("own", "theirs"):
+        collect_zoo(tmp_path / name, "smoke")
+    assert_same_results(unbroken, tmp_path / "own", ids_of("docs-attn-[12]*"))
+    assert_same_results(unbroken, tmp_path / "theirs", ids_of("docs-attn-2l"))
+
+
 def test_a_ladder_without_measurements(tmp_path: Path) -> None:
     run = climb("smoke", "docs-attn-1l", 1, out=tmp_path, jobs=1, measure=False)[0]
     assert run.finished and not is_surveyed(run, QUICK)
