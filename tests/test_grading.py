@@ -15,7 +15,7 @@ from coursework_fixture import cases, install
 
 from ictl_utils import coursework, grading
 from ictl_utils.answers import AnswerError, from_bytes, to_bytes
-from ictl_utils.answers_sealed import Sealed, opened, seal, sketched
+from ictl_utils.answers_sealed import Sealed, opened, plain_number, seal, sketched
 from ictl_utils.config import IctlError, ModelConfig
 from ictl_utils.grading import Case, Question, check, done, progress
 from ictl_utils.grading_cases import first_broken, judge, run, tolerance_of
@@ -34,6 +34,7 @@ from ictl_utils.grading_rules import (
     text,
 )
 from ictl_utils.grading_words import difference, word_count
+from ictl_utils.handwritten import layout
 from ictl_utils.model import Transformer
 
 TREE = {
@@ -401,6 +402,17 @@ def test_a_table_made_with_numpy_is_too_large_as_well():
     assert run(question, lambda x: 1 / 0, case).raised == "ZeroDivisionError" and not tracemalloc.is_tracing()
 
 
+def test_memory_traced_before_is_not_the_answers():
+    question = Question("a8.q9", "", "f", 1, 1, 1, cases, ())
+    case = Case({"x": torch.ones(2000, 2)}, largest=2000**2 // 4)
+    tracemalloc.start()
+    try:
+        _ = np.ones(10**6) + 1
+        assert run(question, lambda x: (x.numpy().T @ x.numpy()).sum(), case).raised == "" and tracemalloc.is_tracing()
+    finally:
+        tracemalloc.stop()
+
+
 def test_words_are_counted_as_everybody_does():
     assert word_count("I said that a head is a head, and it is - well - one.") == 13
     assert word_count(None) == word_count(" ... ") == 0
@@ -434,11 +446,32 @@ def test_a_probe_is_drawn_from_all_ids_by_its_seed():
         return rng.choice(ids, length, replace=False)
 
     assert set(told_by("a3.q4", probe(choice))) == {""}
+    assert set(told_by("a3.q4", lambda **given: probe(choice)(**given).astype(np.uint16))) == {""}
     assert told_by("a3.q4", probe(choice, seeded=False)) == [""] * 4 + ["the seed decides"]
     turned = told_by("a3.q4", probe(lambda rng, ids, length, row: np.roll(ids, 3 * row + 2)[:length][::-1]))
     assert turned[1] == "a random order"
     few = told_by("a3.q4", probe(lambda rng, ids, length, row: rng.permutation(ids[:length])))
     assert few[0] == few[1] == "every row has a block of its own"
+
+
+@pytest.mark.parametrize("as_number", [lambda x: x, lambda x: x.item(), lambda x: x.numpy()])
+def test_eigenvalues_may_stay_complex(as_number, capsys):
+    def copying_statistic(W_E, W_V, W_O, W_U):
+        found = torch.linalg.eigvals(W_O @ W_U @ W_E @ W_V)
+        sizes, order = found.abs().sort(descending=True)
+        total = found[order].sum() / sizes.sum() if sizes.sum() else torch.zeros((), dtype=torch.complex64)
+        return {"sizes": sizes, "statistic": as_number(total)}
+
+    assert check("a1.q7", copying_statistic), capsys.readouterr().out
+    assert plain_number(1 + 0.1j) is None
+
+
+def test_an_output_that_overflows_is_not_the_token():
+    rule = next(r for r in coursework.question("a2.q3").rules if r.name == "writes the token before into spare")
+    for case in coursework.question("a2.q3").cases(0):
+        d = layout(case.given["d_vocab"], case.given["n_ctx"]).d_model
+        answer = {"W_QK": torch.zeros(d, d), "W_OV": torch.full((d, d), 3e38)}
+        assert "nan" in rule.broken(case.given, answer, None)
 
 
 def test_a_statistic_in_an_array_of_one_entry_is_a_number():

@@ -213,6 +213,17 @@ def test_intervals_of_no_spread_of_many_seeds_and_of_a_large_spread(differences:
     assert "exercise 3" in report.interval_fault(wider)
 
 
+def test_a_conclusion_needs_evidence_of_runs(evidence: dict) -> None:
+    rule = next(r for r in coursework.question("a5.q7").rules if r.name == "the evidence is that of exercise 5")
+    assert rule.broken({}, {"evidence": evidence}, None) is None
+    for change in ({"choice": {"claim": "B06"}}, {"rows": evidence["rows"][1:]},
+                   {"rows": [{**row, "run_id": "mine"} for row in evidence["rows"]]}):  # fmt: skip
+        try:
+            assert rule.broken({}, {"evidence": {**evidence, **change}}, None)
+        except KeyError:
+            assert "choice" in change  # a rule that cannot be worked out is broken
+
+
 def test_no_interval_of_one_seed() -> None:
     assert "fewer than two seeds" in report.interval_fault(concluded([0.1], (0, 1), "open"))
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import time
 import zipfile
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import marking_fixture as made
 import pytest
 
 from ictl_utils.config import IctlError
+from ictl_utils.coursework import questions
 from ictl_utils.extraction import locate, looks_like, prepared, python_of, read_cells, worth_running
 from ictl_utils.marking import find_key
 from ictl_utils.submissions import find, moment, whose
@@ -47,6 +50,16 @@ def test_the_newest_file_of_a_student_is_marked(tmp_path: Path) -> None:
     }  # fmt: skip
     assert len(found.remarks) == 2
     assert found.remarks[0].startswith("1: 3 files; x_1_40_a1-2.ipynb is the newest and is marked, not ")
+
+
+def test_a_table_of_times_does_not_choose_the_file(tmp_path: Path) -> None:
+    for name, at in (("draft.ipynb", 1000), ("a1_final.ipynb", 2000)):
+        (tmp_path / "ada").mkdir(exist_ok=True)
+        (tmp_path / "ada" / name).write_bytes(name.encode())
+        os.utime(tmp_path / "ada" / name, (at, at))
+    (tmp_path / "submitted.csv").write_text("id,time\nada,2026-03-01 10:00\n")
+    (one,) = find(tmp_path).submissions
+    assert one.content == b"a1_final.ipynb" and one.timed and one.submitted > 2000
 
 
 def test_archives_links_and_other_files(tmp_path: Path) -> None:
@@ -150,6 +163,16 @@ def test_magics_are_left_out(source: str, expected: str) -> None:
     plain, error = python_of(source)
     assert plain == expected
     assert bool(error) == ("(:" in source)
+
+
+@pytest.mark.parametrize("source", [
+    "?" * 3 + " " * 10**6, "x y\n" + " " * 10**6 + ")", "x y\n" * 2 + "\n" * 10**6, "a, " * 300_000 + "b", "(" * 10**6,
+])  # fmt: skip
+def test_reading_takes_no_time_whatever_stands_there(tmp_path: Path, source: str) -> None:
+    began = time.process_time()
+    cells = read_cells(json.dumps({"cells": [{"cell_type": "code", "source": source, "metadata": {}}]}).encode())
+    locate(cells, questions("a1"))
+    assert looks_like(cells, "a1") == "" and time.process_time() - began < 5
 
 
 def test_nothing_makes_reading_fail() -> None:
