@@ -25,8 +25,9 @@ def b02(zoo: Zoo) -> pd.DataFrame:
 
 
 def b03(zoo: Zoo) -> pd.DataFrame:
-    """B03: smeared keys make the change of two layers come earlier."""
-    return named(zoo, ("key-2l", "attn-2l"), lambda key, two: {"ratio": over(key.window.start, two.window.start)})
+    """B03: smeared keys make the change of two layers come earlier; onsets that are both 0 are equal, ratio 1."""
+    return named(zoo, ("key-2l", "attn-2l"), lambda key, two: {
+        "ratio": over(key.window.start, two.window.start) if key.window.start + two.window.start else 1.0})  # fmt: skip
 
 
 def b04(zoo: Zoo) -> pd.DataFrame:

@@ -159,6 +159,8 @@ def _variants(p: str) -> Iterator[Entry]:
     yield _entry("attn-2l-rotary", "variants", p, positions="rotary")
     yield _entry("attn-2l-learned", "variants", p, positions="learned")
     yield _entry("attn-2l-muon", "variants", p, optimizer="muon")
+    for kind, smear in (("attn", "none"), ("query", "query"), ("value", "value")):  # nothing forms: is 10 M too short?
+        yield _entry(f"{kind}-1l-long", "variants", p, n_layers=1, smear=smear, **_long(p))
 
 
 def _ladder(p: str) -> Iterator[Entry]:

@@ -474,6 +474,8 @@ def test_b03() -> None:
     assert numbers["ratio"].tolist() == pytest.approx([(at - EDGE) / (0.4 - EDGE) for at in (0.2, 0.5)], abs=0.02)
     assert verdict("B03", early, made("attn-2l"))[0] == "reproduced"
     assert verdict("B03", late, made("attn-2l", 1))[0] == "contradicted"
+    both = verdict("B03", made("key-2l", fall=ramp(0.0, 0.05)), made("attn-2l", fall=ramp(0.0, 0.05)))
+    assert both[0] == "contradicted" and both[1]["ratio"].tolist() == [1.0]  # at the first token, both of them
 
 
 def test_b04() -> None:

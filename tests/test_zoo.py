@@ -40,7 +40,7 @@ def test_one_recipe_but_for_what_the_name_says(preset: str) -> None:
     for entry in entries(preset):
         other = asdict(entry.model) | asdict(entry.train)
         allowed = LENGTH.union(*(fields for part, fields in IN_NAMES.items() if part in entry.name))
-        if entry.name[-1] == "l" or "0l" in entry.name:
+        if entry.name.removesuffix("-long")[-1] == "l" or "0l" in entry.name:
             allowed |= {"n_layers"}
         assert {field for field in plain if plain[field] != other[field]} <= allowed, entry.name
         for part in ("key", "query", "value"):
@@ -66,6 +66,9 @@ def test_seeds_and_tokens() -> None:
         assert all(len(e.runs()) >= 1 for e in entries(preset))
     assert all(find(f"docs-attn-{n}l").train.tokens >= 30e6 for n in (2, 3))
     assert all(e.train.tokens >= 10e6 for e in entries())
+    for name in ("attn-1l", "query-1l", "value-1l"):  # nothing forms there
+        long, short = find(f"{name}-long"), find(name)
+        assert long.train.tokens >= 15e6 and long.model == short.model
 
 
 def test_runs_differ_in_seeds_alone() -> None:
