@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+from . import zoo
+from .config import run_id
+from .numbers_base import seeds_in
 from .snapshots import write_bytes
 from .tables import SHIPPED, Tables, summary
-from .tokens import shipped_tokenizer
+from .tokens import CORPORA, shipped_tokenizer
 from .weights import TOLERANCE, shipped
 from .zoo import FAMILIES
 
@@ -14,9 +18,18 @@ MODEL_CARD, DATA_CARD = SHIPPED / "MODEL_CARD.md", SHIPPED / "DATA_CARD.md"
 
 
 def write_cards(tables: Tables, folder: Path = SHIPPED) -> None:
-    """Write both cards."""
+    """Write both cards, and what the corpora were."""
     write_bytes(folder / MODEL_CARD.name, model_card(tables).encode())
     write_bytes(folder / DATA_CARD.name, data_card(tables).encode())
+    write_bytes(folder / CORPORA.name, corpora(tables).encode())
+
+
+def corpora(tables: Tables) -> str:
+    """Hash and versions of each corpus at its vocabulary, for :func:`ictl_utils.tokens.other_text`."""
+    sizes = {run_id(m, t): m.d_vocab for entry in zoo.entries() for m, t in entry.all_runs(seeds_in(tables))}
+    found = {f"{row.corpus}-{sizes[row.run_id]}": {"sha": row.corpus_sha, "versions": row.versions}
+             for row in tables["runs"].itertuples() if row.run_id in sizes}  # fmt: skip
+    return json.dumps(found, indent=1)
 
 
 def model_card(tables: Tables) -> str:
@@ -34,9 +47,11 @@ def model_card(tables: Tables) -> str:
     last = tables["snapshots"].sort_values("snapshot").groupby("run_id").last()["loss_nats"]
     for (family, name), group in runs.groupby(["family", "name"], sort=False):
         one, losses = group.iloc[0], last.loc[group["run_id"]]
+        orders = int((group["data_seed"] > 0).sum())
+        seeds = f"{len(group) - orders}" + (f", and {orders} data orders" if orders else "")
         span = f"{losses.min():.3f}" if len(losses) == 1 else f"{losses.min():.3f} to {losses.max():.3f}"
         lines.append(f"| {FAMILIES[family]} | {name} | {one['n_layers']} | {one['d_model']} | {one['parameters']:,} "
-                     f"| {one['corpus']} | {one['tokens'] / 1e6:.1f} M | {len(group)} | {span} |")  # fmt: skip
+                     f"| {one['corpus']} | {one['tokens'] / 1e6:.1f} M | {seeds} | {span} |")  # fmt: skip
     lines += ["", f"Weights of {len(files)} snapshots are shipped in half precision; no logit moves by more than "
               f"{max((f.logits_error for f in files), default=0.0):.3f} (allowed: {TOLERANCE}) on held-out text. "
               "Initial weights are drawn from their seed; all others are a run of `ictl ladder` away.", ""]  # fmt: skip

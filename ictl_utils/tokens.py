@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from .config import digest, home, require
 BOS = 0
 BYTES = 256
 FORMAT = 2  # raised when the files below change in meaning
+CORPORA = Path(__file__).parent / "zoo_data" / "corpora.json"  # hashes of what the shipped models were trained on
 
 
 @dataclass(frozen=True)
@@ -84,13 +86,26 @@ def load_tokens(corpus: str, d_vocab: int = 1024, folder: Path | None = None) ->
         _build_once(corpus, d_vocab, place)
     about = json.loads((place / "about.json").read_text())
     saved = place / "tokenizer.json"
-    return Tokens(
+    found = Tokens(
         corpus, d_vocab,
         train=np.load(place / "train.npy", mmap_mode="r"),
         held_out=np.load(place / "held_out.npy", mmap_mode="r"),
         tokenizer=Tokenizer.from_file(str(saved)) if saved.exists() else None,
         sha=digest(about["sha256"]), documents=about["documents"], characters=about["characters"],
     )  # fmt: skip
+    if sys._getframe(1).f_globals.get("__name__") == "__main__":  # a notebook or script, not the package itself
+        print(other_text(found), end="")
+    return found
+
+
+def other_text(tokens: Tokens) -> str:
+    """A line that says so where these are not the tokens that the shipped models were trained on; else empty."""
+    known = json.loads(CORPORA.read_text()) if CORPORA.exists() else {}
+    one = known.get(f"{tokens.corpus}-{tokens.d_vocab}")
+    if one is None or one["sha"] == tokens.sha:
+        return ""
+    return (f"The text of corpus {tokens.corpus!r} on this machine is not the one that the shipped models were trained "
+            f"on ({one['versions']}): what is measured here differs a little from the tables.\n")  # fmt: skip
 
 
 def _intact(place: Path) -> bool:

@@ -18,7 +18,7 @@ from .model import Transformer
 from .snapshots import Run, write_bytes, write_tensors
 from .survey import repeated_probe, texts
 from .tables import Tables
-from .tokens import eval_windows, load_tokens
+from .tokens import eval_windows, load_tokens, other_text
 from .train import train
 
 PACKAGE = Path(__file__).parent
@@ -212,7 +212,10 @@ def retrain(name: str, seed: int, tables: Tables, folder: str | Path) -> tuple[f
     model_cfg, train_cfg = _configs(name, seed)
     rows = tables["snapshots"][tables["snapshots"]["run_id"] == run_id(model_cfg, train_cfg)]
     require(len(rows) > 0, f"{name} seed {seed} was not measured; `ictl table runs` lists what was.")
+    tokens = load_tokens(train_cfg.corpus, model_cfg.d_vocab)
+    different = other_text(tokens)
+    require(not different, f"nothing was trained. {different.strip()}")
     run = train(model_cfg, train_cfg, folder, device="cpu")
-    text = texts(load_tokens(train_cfg.corpus, model_cfg.d_vocab), model_cfg.n_ctx)[0]
+    text = texts(tokens, model_cfg.n_ctx)[0]
     now = float(metrics.token_losses(run.model(), text).mean())
     return float(rows.sort_values("snapshot")["loss_nats"].iloc[-1]), now

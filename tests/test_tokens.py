@@ -2,6 +2,8 @@
 
 import errno
 import itertools
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -118,3 +120,15 @@ def test_full_disk_leaves_nothing_behind(corpus: str, tmp_path, monkeypatch: pyt
     with pytest.raises(IctlError, match="the disk is full: .* could not be written; free about 100 MB"):
         load_tokens(corpus, 400, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_another_text_than_the_shipped_models_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.setattr(tokens, "CORPORA", tmp_path / "corpora.json")
+    found = load_tokens("bursty", 64)
+    assert tokens.other_text(found) == ""
+    for sha, words in ((found.sha, ""), ("0" * 64, "corpus 'bursty' on this machine is not the one")):
+        tokens.CORPORA.write_text(json.dumps({"bursty-64": {"sha": sha, "versions": "python 3.99"}}))
+        assert words in tokens.other_text(found) and bool(words) == ("python 3.99" in tokens.other_text(found))
+        exec("from ictl_utils.tokens import load_tokens; load_tokens('bursty', 64)", {"__name__": "__main__"})
+        assert (words in capsys.readouterr().out) and load_tokens("bursty", 64).sha == found.sha
+        assert capsys.readouterr().out == ""

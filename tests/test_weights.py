@@ -233,4 +233,6 @@ def test_cards_list_every_configuration_and_corpus(packed, tmp_path: Path) -> No
     model, text = ((tmp_path / path.name).read_text() for path in (cards.MODEL_CARD, cards.DATA_CARD))
     assert all(f"| {name} |" in model for name in NAMES) and "6 runs of 3 configurations" in model
     assert f"Weights of {sum(bool(f.sha256) for f in weights.shipped())} snapshots" in model
+    known = json.loads((tmp_path / "corpora.json").read_text())
+    assert {k: one["sha"] for k, one in known.items()} == {"bursty-300": packed[1]["runs"]["corpus_sha"].iloc[0]}
     assert "| bursty |" in text and packed[1]["runs"]["corpus_sha"].iloc[0][:16] in text
