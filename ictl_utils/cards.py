@@ -52,6 +52,9 @@ def model_card(tables: Tables) -> str:
         span = f"{losses.min():.3f}" if len(losses) == 1 else f"{losses.min():.3f} to {losses.max():.3f}"
         lines.append(f"| {FAMILIES[family]} | {name} | {one['n_layers']} | {one['d_model']} | {one['parameters']:,} "
                      f"| {one['corpus']} | {one['tokens'] / 1e6:.1f} M | {seeds} | {span} |")  # fmt: skip
+    own = zoo.names()
+    twice = [f"`{e.name}` is `{own[ids][0]}`" for e in zoo.entries() if own[ids := run_id(*e.runs()[0])][0] != e.name]
+    lines += ["", f"Of the scale ladder, {', '.join(twice)}."] if twice else []
     lines += ["", f"Weights of {len(files)} snapshots are shipped in half precision; no logit moves by more than "
               f"{max((f.logits_error for f in files), default=0.0):.3f} (allowed: {TOLERANCE}) on held-out text. "
               "Initial weights are drawn from their seed; all others are a run of `ictl ladder` away.", ""]  # fmt: skip

@@ -1,0 +1,47 @@
+"""What comes with the package: measurements as precise as promised, long enough runs, and small files."""
+
+import subprocess
+
+import pytest
+from conftest import ROOT
+
+from ictl_utils import tables, weights
+from ictl_utils.curves import phase_change
+from ictl_utils.numbers_base import Zoo
+from ictl_utils.numbers_shapes import FORMED
+from ictl_utils.zoo import entries
+
+TABLES = tables.read()
+NAMES = sorted(set(TABLES["runs"]["name"]))
+LONG = {f"{name}-long": name for name in ("attn-1l", "query-1l", "value-1l")}
+
+
+def test_scores_are_precise_and_snapshots_many() -> None:
+    found = TABLES["snapshots"].groupby("run_id")
+    assert found["icl_se_nats"].max().max() <= 0.03
+    assert found.size().min() >= 60
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_runs_are_three_times_as_long_as_their_onset_or_long(name: str) -> None:
+    zoo, long = Zoo(TABLES), {e.name for e in entries()} & set(LONG)
+    for run in (zoo.run(name, seed) for seed in zoo.seeds(name)):
+        if run.best_prefix.max() > FORMED:
+            onset = phase_change(run.tokens, -run.best_prefix).start
+            assert run.tokens[-1] >= 3 * onset, (run.run["run_id"], onset)
+        elif run.run["n_layers"]:  # nothing forms: 15 M tokens, here or in a control of its own
+            assert run.tokens[-1] >= 15e6 or name in {LONG[each] for each in long}
+
+
+def test_files_are_small() -> None:
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    sizes = {name: (ROOT / name).stat().st_size for name in listed.split("\0") if name and (ROOT / name).exists()}
+    assert max(sizes.values()) <= 5e6 and sum(sizes.values()) < 50e6
+
+
+def test_weights_are_there_and_of_measured_runs() -> None:
+    files, ids = weights.shipped(), set(TABLES["runs"]["run_id"])
+    assert files and {one.run_id for one in files} <= ids
+    assert {one.file for one in files if one.sha256} == {path.name for path in weights.FOLDER.glob("*.safetensors")}
+    for name, n in weights.AROUND.items():
+        assert name not in NAMES or n - 2 <= sum(one.name == name for one in files) <= n
