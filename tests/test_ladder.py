@@ -63,7 +63,7 @@ def kept(out: Path) -> Kept:
     for path in out.glob("*/manifest.json"):
         run = Run(path.parent)
         files = (f for f in path.parent.rglob("*") if f.suffix in (".safetensors", ".parquet", ".json")
-                 and PARTS not in f.parts)  # of a survey under way: gone when it is done
+                 and PARTS not in f.parts and not (f.parent / PARTS).exists())  # of a survey under way: no results yet
         times = {str(f): f.stat().st_mtime_ns for f in files} if run.finished else {}
         found[run.run_id] = [snap["sha256"] for snap in run.manifest["snapshots"]], times
     return found
