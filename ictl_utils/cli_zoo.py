@@ -24,13 +24,16 @@ def ladder(
     backend: Annotated[str, typer.Option(help="loky or dask.")] = "loky",
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     measure_too: Annotated[bool, typer.Option("--measure/--train-only", help="Measure every snapshot as well.")] = True,
+    beyond: Annotated[bool, typer.Option("--beyond-shipped", help="Only runs that do not come measured.")] = False,
     out: Out = None,
 ) -> None:
     """Train and measure what is missing of the zoo; stop it at any moment, start it again, nothing is done twice."""
     from .ladder import climb, collect_zoo
+    from .tables import read
 
     folder = runs_folder(out)
-    runs = climb(preset_name, family, seeds, out=folder, jobs=jobs, backend=backend, device=device, measure=measure_too)
+    runs = climb(preset_name, family, seeds, out=folder, jobs=jobs, backend=backend, device=device, measure=measure_too,
+                 skip=set(read()["runs"]["run_id"]) if beyond else ())  # fmt: skip
     typer.echo(f"{len(runs)} runs trained in {folder}")
     if measure_too:
         collect_zoo(folder, preset_name)
@@ -149,7 +152,8 @@ def claims(
     typer.echo(report(verdicts, only, as_json))
     absent = [name for name in missing(verdicts) if only in (None, name)]
     if absent:
-        typer.echo(f"no verdict yet: {', '.join(absent)}; `ictl ladder` trains and measures what is missing.", err=True)
+        typer.echo(f"no verdict yet: {', '.join(absent)}; `ictl ladder --beyond-shipped` trains and "
+                   "measures what is missing, `ictl zoo pack` adds it.", err=True)
         raise typer.Exit(1)
 
 
@@ -200,15 +204,19 @@ def list_zoo(preset_name: Annotated[str, typer.Option("--preset")] = "laptop") -
 
 @zoo_app.command()
 def pack(out: Out = None, preset_name: Annotated[str, typer.Option("--preset")] = "laptop") -> None:
-    """Write the tables of all measured runs, and weights in half precision, into the package."""
+    """Add the tables of all measured runs, and weights in half precision, to those that come with the package.
+
+    Of a run that is there already the new ones count; to begin anew, delete ictl_utils/zoo_data/*.parquet first.
+    """
     from .cards import write_cards
     from .ladder import collect_zoo
     from .pretrained_tables import pack as pack_pretrained
-    from .tables import SHIPPED
+    from .tables import SHIPPED, read
     from .weights import pack as pack_weights
 
     require(preset_name != "smoke", "--preset smoke is for tests; the package ships runs of laptop or gpu.")
-    tables = collect_zoo(out or runs_dir(), preset_name, SHIPPED)
+    there = read() if (SHIPPED / "runs.parquet").exists() else None
+    tables = collect_zoo(out or runs_dir(), preset_name, SHIPPED, there)
     files = pack_weights(out or runs_dir(), tables)
     write_cards(tables)
     others = pack_pretrained(out)

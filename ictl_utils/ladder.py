@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 from filelock import FileLock, Timeout
 from joblib import Parallel, cpu_count, delayed, parallel_config
 from tqdm.auto import tqdm
 
-from .config import IctlError, ModelConfig, TrainConfig, one_of, require, run_id, runs_dir
+from .config import PRESETS, IctlError, ModelConfig, TrainConfig, one_of, require, run_id, runs_dir
 from .model import Transformer
 from .snapshots import Run, find_runs
 from .survey import FULL, QUICK, Effort, is_surveyed, survey
-from .tables import Tables, collect, write
+from .tables import Tables, collect, merged, write
 from .tokens import load_tokens
 from .train import show_progress, train
 from .zoo import entries, names, schedule
@@ -34,6 +35,7 @@ def effort_of(preset_name: str) -> Effort:
 def climb(
     preset_name: str = "laptop", family: str | None = None, seeds: int | None = None, *, out: str | Path | None = None,
     jobs: int | None = None, backend: str = "loky", device: str = "cpu", measure: bool = True,
+    skip: Collection[str] = (),
 ) -> list[Run]:
     """Train and measure every run of the zoo that is not finished in ``out``; returns all of them.
 
@@ -44,14 +46,17 @@ def climb(
         seeds: initialisations of each configuration instead of the zoo's own numbers.
         jobs: processes, default one a core; on ``cuda`` one.
         backend: ``loky`` (this machine) or ``dask`` (the default client of dask.distributed, else one on this machine).
+        skip: run ids to leave out, such as those measured on another machine.
 
     Raises:
-        IctlError: unknown preset, family or backend, no seed or process, or the first error of a run.
+        IctlError: unknown preset, family or backend, no seed or process, nothing to do, or the first error of a run.
     """
     one_of("backend", backend, BACKENDS)
     for name, given in (("seeds", seeds), ("jobs", jobs)):
         require(given is None or given >= 1, f"{name}={given} must be at least 1.")
-    folder, todo = Path(out or runs_dir()), schedule(entries(preset_name, family), seeds)
+    folder, chosen = Path(out or runs_dir()), schedule(entries(preset_name, family), seeds)
+    todo = [(name, m, t) for name, m, t in chosen if run_id(m, t) not in skip]
+    require(bool(todo), f"all {len(chosen)} runs are among those to skip; nothing is left to train.")
     for corpus, d_vocab in {(t.corpus, m.d_vocab) for _, m, t in todo}:
         load_tokens(corpus, d_vocab)  # once, before the processes start
     effort = effort_of(preset_name) if measure else None
@@ -164,9 +169,30 @@ def _watch(todo: list[Job], folder: Path, effort: Effort | None, every: float = 
 # ---- tables ---------------------------------------------------------------------------------------
 
 
-def collect_zoo(folder: str | Path, preset_name: str = "laptop", to: str | Path | None = None) -> Tables:
-    """Join the tables of all measured runs of the zoo in ``folder``; written to ``to``, default its ``tables``."""
-    seeds = 1 + max((run.train_cfg.init_seed for run in find_runs(folder)), default=0)
-    tables = collect(folder, names(preset_name, seeds), effort_of(preset_name))
-    write(tables, to or Path(folder) / "tables")
-    return tables
+def collect_zoo(
+    folder: str | Path, preset_name: str = "laptop", to: str | Path | None = None, beside: Tables | None = None
+) -> Tables:
+    """Join the tables of all measured runs of the zoo in ``folder``; written to ``to``, default its ``tables``.
+
+    Args:
+        beside: tables of runs measured elsewhere, to which these are added; of a run in both, this folder's count.
+
+    Raises:
+        IctlError: no run is measured, or runs of one corpus were trained on different states of its text.
+    """
+    others = [] if beside is None else beside["runs"]["init_seed"].tolist()
+    seeds = 1 + max([*(run.train_cfg.init_seed for run in find_runs(folder)), *others], default=0)
+    found = collect(folder, names(preset_name, seeds), effort_of(preset_name))
+    if beside is not None:
+        found = merged(found, beside, {run: of for p in PRESETS for run, of in names(p, seeds).items()})
+        _same_texts(found["runs"], seeds)
+    write(found, to or Path(folder) / "tables")
+    return found
+
+
+def _same_texts(runs: pd.DataFrame, seeds: int) -> None:
+    sizes = {run_id(m, t): m.d_vocab for p in PRESETS for e in entries(p) for m, t in e.all_runs(seeds)}
+    for (corpus, d_vocab), group in runs.groupby(["corpus", runs["run_id"].map(sizes)]):
+        states = group.drop_duplicates("corpus_sha")
+        require(len(states) == 1, f"runs on corpus={corpus!r} with {d_vocab} ids were trained on {len(states)} states "
+                                  f"of its text, among them {' and '.join(states['run_id'][:2])}; train all on one.")

@@ -135,6 +135,18 @@ def join(runs: list[Run], names: dict[str, tuple[str, str]], effort: Effort = FU
     return found | {name: _joined([part[name] for part in parts], name) for name in TABLES}
 
 
+def merged(new: Tables, old: Tables, names: dict[str, tuple[str, str]]) -> Tables:
+    """Tables of the runs of both that ``names`` knows, sorted by run; of a run in both, those of ``new``."""
+    known = set(names) - set(new["runs"]["run_id"])
+    found = {}
+    for name in SCHEMA:
+        parts = [new[name], old[name][old[name]["run_id"].isin(known)]]
+        frame = pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
+        found[name] = frame.sort_values("run_id", kind="stable", ignore_index=True)
+    of_run = found["runs"]["run_id"].map(names)
+    return found | {"runs": found["runs"].assign(name=of_run.str[0], family=of_run.str[1])}
+
+
 def _joined(frames: list[pd.DataFrame], name: str) -> pd.DataFrame:
     frames = [frame for frame in frames if len(frame)] or [pd.DataFrame(columns=list(SCHEMA[name]))]
     joined = pd.concat(frames, ignore_index=True)

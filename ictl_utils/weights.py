@@ -15,7 +15,7 @@ from safetensors.torch import load as load_tensors
 from . import metrics, zoo
 from .config import IctlError, ModelConfig, TrainConfig, home, require, run_id, runs_dir
 from .model import Transformer
-from .snapshots import Run, write_bytes, write_tensors
+from .snapshots import MANIFEST, Run, write_bytes, write_tensors
 from .survey import repeated_probe, texts
 from .tables import Tables
 from .tokens import eval_windows, load_tokens, other_text
@@ -122,15 +122,21 @@ def _download(one: Shipped) -> Path:
 def pack(folder: str | Path, tables: Tables) -> list[Shipped]:
     """Write weights in half precision and their registry, from the finished runs in ``folder``.
 
+    Of a run in ``tables`` that is not in ``folder``, what was packed before stays.
+
     Raises:
         IctlError: a logit moves by more than :data:`TOLERANCE`.
     """
     runs = tables["runs"]
     wanted = runs["family"].isin(FAMILIES) | (runs["name"] == BIGRAMS)
     chosen = runs[wanted & (runs["init_seed"] == 0) & (runs["data_seed"] == 0)]
-    rows = []
+    before, rows = shipped(), []
     for row in chosen.itertuples():
-        run = Run(Path(folder) / row.run_id)
+        path = Path(folder) / row.run_id
+        if not (path / MANIFEST).exists() or not Run(path).finished:
+            rows += [one for one in before if one.run_id == row.run_id]
+            continue
+        run = Run(path)
         for i in _around(tables, run, AROUND[row.name]) if row.name in AROUND else [len(run) - 1]:
             rows.append(_pack_one(run, row.name, i))
     write_bytes(REGISTRY, json.dumps([vars(row) for row in rows], indent=1).encode())

@@ -156,11 +156,13 @@ def _variants(p: str) -> Iterator[Entry]:
     yield _entry("attn-0l", "variants", p, n_layers=0)
     yield _entry("attn-2l-warm-half", "variants", p, 3, warmup=train_cfg.warmup // 2)
     yield _entry("attn-2l-warm-double", "variants", p, 3, warmup=train_cfg.warmup * 2)
-    yield _entry("attn-2l-rotary", "variants", p, positions="rotary")
-    yield _entry("attn-2l-learned", "variants", p, positions="learned")
+    for positions in ("rotary", "learned"):
+        yield _entry(f"attn-2l-{positions}", "variants", p, positions=positions)
     yield _entry("attn-2l-muon", "variants", p, optimizer="muon")
     for kind, smear in (("attn", "none"), ("query", "query"), ("value", "value")):  # nothing forms: is 10 M too short?
         yield _entry(f"{kind}-1l-long", "variants", p, n_layers=1, smear=smear, **_long(p))
+    for positions in ("rotary", "learned"):
+        yield _entry(f"attn-2l-{positions}-long", "variants", p, positions=positions, **_long(p))
 
 
 def _ladder(p: str) -> Iterator[Entry]:

@@ -116,10 +116,15 @@ def test_ladder_and_table(ictl, ladder: Path, tmp_path: Path) -> None:
     assert code == 0 and len(out.splitlines()) == sum(map(len, tables.SCHEMA.values()))
 
 
+def test_what_comes_measured_is_left_out(ictl, tmp_path: Path) -> None:
+    code, _, err = ictl("ladder", "--beyond-shipped", "--family", "attn-[12]l", "--seeds", 1, "--out", tmp_path)
+    assert code == 2 and "all 2 runs are among those to skip" in err and not list(tmp_path.iterdir())
+
+
 def test_claims_without_their_models_have_no_verdict(ictl, ladder: Path) -> None:
     code, out, err = ictl("claims", "--from", ladder, "--preset", "smoke")
     absent = [c.id for c in load_claims() if c.testable and not any(m.startswith("docs-") for m in c.models)]
-    assert code == 1 and f"no verdict yet: {', '.join(absent)}; `ictl ladder`" in err
+    assert code == 1 and f"no verdict yet: {', '.join(absent)}; `ictl ladder --beyond-shipped`" in err
     assert f"{len(absent)} missing" in out
     code, out, _ = ictl("claims", "--from", ladder, "--preset", "smoke", "--id", absent[0], "--json")
     assert code == 1 and [row["verdict"] for row in json.loads(out)] == ["missing"]

@@ -3,6 +3,7 @@
 import os
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -180,6 +181,41 @@ def test_a_ladder_without_measurements(tmp_path: Path) -> None:
     assert run.finished and not is_surveyed(run, QUICK)
     with pytest.raises(IctlError, match="holds no measured run"):
         collect_zoo(tmp_path, "smoke")
+
+
+@pytest.fixture
+def halves(unbroken: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """The folders of two machines with one run each."""
+    for name, family in (("one", "docs-attn-2l"), ("two", "docs-attn-1l")):
+        for run in ids_of(family):
+            shutil.copytree(unbroken / run, tmp_path / name / run)
+        collect_zoo(tmp_path / name, "smoke")
+    return tmp_path / "one", tmp_path / "two"
+
+
+def test_runs_of_two_machines_are_put_together(unbroken: Path, halves: tuple[Path, Path]) -> None:
+    one, two = halves
+    for _ in range(2):  # the second time the runs of one are there already
+        collect_zoo(one, "smoke", two / "tables", read(two / "tables"))
+        shutil.copytree(one, two, dirs_exist_ok=True, ignore=shutil.ignore_patterns("tables"))
+        assert_same_results(unbroken, two, ids_of("docs-attn-[12]*"))
+
+
+def test_runs_on_two_states_of_a_corpus_are_not_put_together(halves: tuple[Path, Path]) -> None:
+    one, two = halves
+    other = read(two / "tables")
+    other["runs"] = other["runs"].assign(corpus_sha="0" * 64)
+    with pytest.raises(IctlError, match="corpus='bursty' with .* ids were trained on 2 states of its text"):
+        collect_zoo(one, "smoke", one / "tables", other)
+    collect_zoo(one, "smoke", one / "tables", other | {"runs": other["runs"].assign(run_id="unknown")})
+    assert read(one / "tables")["runs"]["run_id"].tolist() == ids_of("docs-attn-2l")
+
+
+def test_what_is_measured_elsewhere_is_left_out(tmp_path: Path) -> None:
+    runs = climb("smoke", "docs-attn-[12]*", 1, out=tmp_path, skip=ids_of("docs-attn-2l"), measure=False)
+    assert [run.run_id for run in runs] == ids_of("docs-attn-1l")
+    with pytest.raises(IctlError, match="all 1 runs are among those to skip"):
+        climb("smoke", "docs-attn-1l", 1, out=tmp_path, skip=ids_of("docs-attn-1l"))
 
 
 @pytest.mark.parametrize("given, words", [

@@ -1,6 +1,7 @@
 """Weights of a tiny zoo: packed, loaded, found damaged or absent, and checked against their numbers."""
 
 import json
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 
 from ictl_utils import cards, data, weights, zoo
 from ictl_utils.config import IctlError, run_id
-from ictl_utils.snapshots import Run
+from ictl_utils.snapshots import Run, write_manifest
 from ictl_utils.survey import Effort, survey
 from ictl_utils.tables import Tables, collect
 from ictl_utils.train import train
@@ -225,6 +226,17 @@ def test_packing_again_leaves_no_strays(restored) -> None:
     before = weights.shipped()
     (base / "weights" / "old-s0-5.safetensors").write_bytes(b"old")
     assert weights.pack(base / "runs", tables) == before
+    assert {path.name for path in (base / "weights").iterdir()} == {f.file for f in before if f.sha256}
+
+
+def test_weights_of_runs_that_are_elsewhere_stay(restored, tmp_path: Path) -> None:
+    """As where the zoo was trained on several machines, or one of its runs is being trained again."""
+    base, tables = restored
+    before, mine = weights.shipped(), trained(base, "key-1l")
+    shutil.copytree(mine.path, tmp_path / mine.run_id)
+    begun = trained(base, "attn-1l")
+    write_manifest(tmp_path / begun.run_id, begun.manifest | {"finished": False})
+    assert weights.pack(tmp_path, tables) == before == weights.shipped()
     assert {path.name for path in (base / "weights").iterdir()} == {f.file for f in before if f.sha256}
 
 

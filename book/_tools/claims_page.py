@@ -83,7 +83,7 @@ def page() -> str:
         '<script src="../_static/claims.js" defer></script>', "```",
     ]  # fmt: skip
     if "missing" in words:
-        counts += " (the models that these need are still to be trained: `ictl ladder`)"
+        counts += " (the models that these need are still to be trained: `ictl ladder --beyond-shipped`)"
     return INTRO.format(counts=f"Verdicts: {counts}.", **summary(tables)) + "\n" + "\n".join(table) + "\n"
 
 
