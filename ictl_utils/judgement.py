@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 
 import pandas as pd
 
@@ -73,7 +74,7 @@ def second_corpus(preset_name: str = "laptop", seeds: int = 0) -> dict[str, list
 
 
 def _judged(claim: Claim, first: Zoo, second: Zoo, narrow: Zoo, place: tuple[str, str]) -> Judged:
-    compute = NUMBERS[claim.id]
+    compute = cache(NUMBERS[claim.id])  # for the verdict, and for those without a seed
     verdict, why = _verdict(claim, compute, first, place)
     if verdict is None:
         return Judged(claim, None, {}, None, why=why or _not_measured(claim, first))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from conftest import ROOT
 from ictl_utils import tables
 from ictl_utils import train as training
 from ictl_utils.config import Device, IctlError, ModelConfig, TrainConfig, run_id
-from ictl_utils.zoo import entries
+from ictl_utils.zoo import entries, find
 
 sys.path.insert(0, str(ROOT / "bench"))
 
@@ -90,6 +92,14 @@ def test_the_ladders_cost_is_that_of_its_runs() -> None:
     half = runs[runs["n_layers"] < 2]
     missing = {run_id(*run) for entry in entries("laptop") for run in entry.runs()} - set(half["run_id"])
     assert f"{len(missing)} runs of the zoo are not measured yet" in ladder.cost(half)
+
+
+def test_a_ladder_is_timed_with_its_measurements(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ladder, "climb", partial(ladder.climb, family="docs-attn-[12]l"))
+    words = ladder.climbed("smoke", "cpu")
+    tokens = sum(find(f"docs-attn-{n}l", "smoke").train.tokens for n in (1, 2))
+    assert re.fullmatch(rf"preset smoke on cpu: 2 runs, {tokens / 1e6:.1f} M tokens, trained and measured in "
+                        r"\d+\.\d minutes", words)  # fmt: skip
 
 
 def test_results_are_kept_a_section_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
