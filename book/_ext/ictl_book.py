@@ -110,12 +110,17 @@ def copy_circuitsvis(app, exception) -> None:
         shutil.copyfile(circuitsvis_bundle(), target)
 
 
+def unpack(folder: Path) -> None:
+    """Unpack the scripts in ``folder`` that the project keeps compressed."""
+    for packed in folder.rglob("*.js.gz"):
+        packed.with_suffix("").write_bytes(gzip.decompress(packed.read_bytes()))
+        packed.unlink()
+
+
 def unpack_scripts(app, exception) -> None:
-    """Unpack the scripts that the project keeps compressed."""
+    """Unpack the scripts of the pages."""
     if exception is None and app.builder.format == "html":
-        for packed in (Path(app.outdir) / "_static" / "vendor").rglob("*.js.gz"):
-            packed.with_suffix("").write_bytes(gzip.decompress(packed.read_bytes()))
-            packed.unlink()
+        unpack(Path(app.outdir) / "_static" / "vendor")
 
 
 def setup(app) -> dict:

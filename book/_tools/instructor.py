@@ -17,9 +17,10 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
+sys.path[:0] = [str(ROOT), str(Path(__file__).parent), str(ROOT / "book" / "_ext")]
 
 from assignments import FOLDER, sources  # noqa: E402
+from ictl_book import unpack  # noqa: E402
 from student_edition import nbgrader, with_facts  # noqa: E402
 from tqdm.auto import tqdm  # noqa: E402
 
@@ -89,6 +90,7 @@ def page(notebook: Path) -> Path | None:
     text, _ = HTMLExporter().from_filename(str(notebook))
     text = OUTSIDE.sub("", text).replace("</head>", f"{MATHEMATICS}</head>", 1)
     shutil.copytree(MATHJAX, notebook.parent / "mathjax", dirs_exist_ok=True)
+    unpack(notebook.parent / "mathjax")
     write_bytes(notebook.with_suffix(".html"), text.encode("utf8"))
     return notebook.with_suffix(".html")
 
