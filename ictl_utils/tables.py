@@ -11,72 +11,11 @@ import pandas as pd
 from .config import IctlError, one_of, require
 from .snapshots import MANIFEST, Run, find_runs, write_bytes
 from .survey import FULL, TABLES, Effort, is_surveyed, survey
+from .tables_schema import OPTIONAL, SCHEMA, Tables, check
 
 SHIPPED = Path(__file__).parent / "zoo_data"
 # Digits after the point in shipped tables, 5 where not named: well below each number's standard error, few megabytes.
 DECIMALS = {"positions": 3, "token_losses": 1, "heads": 4, "composition": 4, "ablations": 4}
-RUN = {"run_id": "name of the run; ends in the hash of its configuration"}
-SNAP = RUN | {"snapshot": "number of the snapshot in its run, from 0"}
-HEAD = SNAP | {"layer": "layer, from 0", "head": "head, from 0"}
-
-SCHEMA: dict[str, dict[str, str]] = {
-    "runs": RUN | {
-        "name": "configuration in the zoo", "family": "family of the zoo", "label": "short name for figures",
-        "n_layers": "layers", "d_model": "width of the residual stream", "n_heads": "heads a layer",
-        "mlp": "with MLPs", "positions": "kind of positions", "smear": "what is smeared",
-        "corpus": "corpus", "corpus_sha": "SHA-256 of the encoded corpus", "lr": "peak learning rate",
-        "warmup_steps": "steps of warm-up", "optimizer": "optimiser", "init_seed": "seed of the weights",
-        "data_seed": "seed of the data order", "parameters": "weights, embeddings included",
-        "tokens": "training tokens in all", "batch_tokens": "training tokens a step",
-        "seconds": "wall seconds of training", "core_seconds": "CPU seconds of training",
-        "flops": "floating-point operations of training", "device": "device and precision",
-        "versions": "python and torch", "snapshots": "snapshots kept",
-    },
-    "snapshots": SNAP | {
-        "tokens": "training tokens seen", "loss_nats": "mean held-out loss",
-        "icl_nats": "in-context learning score: loss at late minus early positions",
-        "icl_se_nats": "its standard error over windows",
-        "icl_at_positions_nats": "the same at the two single positions of the paper, scaled to n_ctx",
-        "loss_new_nats": "loss where the current token is new in the window",
-        "loss_repeated_nats": "loss where it was seen, once followed by the same next token",
-        "loss_mismatch_nats": "loss where it was seen, always followed by another",
-        "repeats_first_nats": "random tokens repeated: loss on the first block",
-        "repeats_second_nats": "loss on the second block", "repeats_later_nats": "loss on all repeats",
-        "repeats_accuracy": "share of the third block that is the top prediction",
-    },
-    "positions": SNAP | {"position": "query position, 0 is <bos>", "loss_nats": "mean held-out loss there"},
-    "token_losses": SNAP | {"losses_nats": "one loss a held-out window, always at the same position"},
-    "heads": HEAD | {
-        "prefix_matching": "attention on successors of earlier occurrences, the paper's probe",
-        "prefix_random": "the same with random block lengths and gaps",
-        "previous_token": "attention to the position before, on text",
-        "present_token": "attention to the position itself, on text",
-        "resting": "attention to <bos> where nothing matches, on random tokens",
-        "copying": "share of the raised logits that is the attended token's, -1 to 1",
-        "ov_copying": "sum of eigenvalues of the OV circuit over the sum of their sizes",
-        "qk_trace": "trace of the QK circuit through earlier heads, by their previous-token scores",
-        "qk_positivity": "sum of eigenvalues of that circuit over the sum of their sizes",
-        "sigma_alpha": "share of the own key, query or value in a smeared one; empty where nothing is smeared",
-    },
-    "composition": SNAP | {
-        "from_layer": "layer of the writing head", "from_head": "writing head", "to_layer": "layer of the reading head",
-        "to_head": "reading head", "q": "Q-composition score", "k": "K-composition score", "v": "V-composition score",
-    },
-    "ablations": HEAD | {
-        "kind": "full, or pattern-preserving", "fill": "what replaces the head: zero, mean, resample",
-        "icl_change_nats": "in-context learning score without the head minus with it",
-        "icl_change_se_nats": "its standard error over windows",
-        "loss_change_nats": "loss without the head minus with it, at the chosen positions",
-        "attribution_nats": "change of losses along the unit before-and-after vector",
-    },
-    "facts": SNAP | {"measure": "what, unit at the end", "item": "of which head, order, set", "value": "number"},
-}  # fmt: skip
-"""Every column of every table, and what it means. Losses in nats, lengths in tokens, times in seconds."""
-
-OPTIONAL = {"sigma_alpha", "qk_trace", "qk_positivity", "attribution_nats"}  # may be empty
-
-
-Tables = dict[str, pd.DataFrame]
 IN_MANIFEST = ("run_id", "finished", "snapshots", "losses", "seconds", "flops", "parameters", "device", "corpus",
                "versions")  # fmt: skip
 
@@ -137,7 +76,7 @@ def join(runs: list[Run], names: dict[str, tuple[str, str]], effort: Effort = FU
 
 def merged(new: Tables, old: Tables, names: dict[str, tuple[str, str]]) -> Tables:
     """Tables of the runs of both that ``names`` knows, sorted by run; of a run in both, those of ``new``."""
-    known = set(names) - set(new["runs"]["run_id"])
+    known = set(names) & set(old["runs"]["run_id"]) - set(new["runs"]["run_id"])
     found = {}
     for name in SCHEMA:
         parts = [new[name], old[name][old[name]["run_id"].isin(known)]]
@@ -166,19 +105,6 @@ def _run_row(run: Run, name: str, family: str) -> dict[str, object]:
         "versions": f"python {manifest['versions']['python']}, torch {manifest['versions']['torch']}",
         "snapshots": len(run),
     }  # fmt: skip
-
-
-def check(tables: Tables) -> None:
-    """Raise :class:`IctlError` unless every table has the columns of :data:`SCHEMA` and no missing value."""
-    for name, columns in SCHEMA.items():
-        require(name in tables, f"the table {name!r} is missing; measure again with `ictl ladder`.")
-        frame = tables[name]
-        missing = [c for c in columns if c not in frame]
-        require(not missing, f"table {name!r} lacks the column {', '.join(missing)}; measure again with `ictl ladder`.")
-        for column in set(columns) - OPTIONAL:
-            empty = frame[column].isna()
-            require(not empty.any(), f"table {name!r}, column {column!r}: {int(empty.sum())} values are missing (NaN), "
-                                     f"the first of run {frame.loc[empty.idxmax(), 'run_id'] if len(frame) else '-'}.")
 
 
 def write(tables: dict[str, pd.DataFrame], folder: str | Path) -> None:

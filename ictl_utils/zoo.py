@@ -136,12 +136,13 @@ def _mlp(p: str) -> Iterator[Entry]:
 
 
 def _second_corpus(p: str) -> Iterator[Entry]:
-    corpus = {"corpus": SECOND_CORPUS.get(p, "docstrings")}
+    """30 M tokens for the models that are compared with one another up to three layers, 15 M for the rest."""
+    corpus, length = {"corpus": SECOND_CORPUS.get(p, "docstrings")}, {"tokens": 30_000_000} if p == "laptop" else {}
     for n in (2, 3, 1, 4, 5, 6):
-        length = {"tokens": 30_000_000} if n in (2, 3) and p == "laptop" else _long(p)
-        yield _entry(f"docs-attn-{n}l", "docs", p, 3 if n == 2 else 1, n_layers=n, **corpus, **length)
+        yield _entry(f"docs-attn-{n}l", "docs", p, 3 if n == 2 else 1, n_layers=n, **corpus,
+                     **(length if n <= 3 else _long(p)))  # fmt: skip
         if n == 2:  # the positive control of every null on this corpus
-            yield _entry("docs-key-1l", "docs", p, 3, n_layers=1, smear="key", **corpus, **_long(p))
+            yield _entry("docs-key-1l", "docs", p, 3, n_layers=1, smear="key", **corpus, **length)
     for n in (2, 3, 1, 4, 5, 6):
         yield _entry(f"docs-mlp-{n}l", "docs", p, n_layers=n, mlp=True, **corpus, **_long(p))
 

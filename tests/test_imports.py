@@ -13,7 +13,7 @@ LINE = [
     "circuits_paths", "circuits_scores", "circuits_trigrams", "circuits_split_tokens",
     "circuits_stream", "circuits_bases", "circuits_bigrams", "interop", "patching", "measure",
     "survey_trigrams", "circuits_examples", "circuits_effects", "circuits_induction",
-    "survey_facts", "survey", "zoo", "tables",
+    "survey_facts", "survey", "zoo", "tables_schema", "tables",
     "pretrained", "pretrained_texts", "pretrained_scores", "pretrained_tables", "ladder", "weights", "numbers_base",
     "numbers_shapes", "numbers_training", "numbers_smeared", "numbers_heads", "numbers_circuits",
     "numbers_pretrained", "numbers",

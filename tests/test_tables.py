@@ -110,9 +110,35 @@ def test_missing_values_are_named_with_their_run(joined, runs: list[Run], tmp_pa
                 write(joined | {name: broken}, tmp_path)
 
 
-def test_what_may_be_empty_may_be_empty(joined, tmp_path: Path) -> None:
-    write(joined | {"heads": joined["heads"].assign(**dict.fromkeys(("sigma_alpha", "qk_trace"), np.nan))}, tmp_path)
-    assert read(tmp_path)["heads"]["qk_trace"].isna().all()
+def test_infinite_numbers_are_named(joined, tmp_path: Path) -> None:
+    for name, column in (("snapshots", "icl_nats"), ("ablations", "attribution_nats")):
+        broken = joined[name].copy()
+        broken.loc[broken.index[0], column] = -np.inf
+        with pytest.raises(IctlError, match=f"table '{name}', column '{column}': 1 values are .* or infinite"):
+            write(joined | {name: broken}, tmp_path)
+    broken = joined["token_losses"].copy()
+    broken.at[0, "losses_nats"] = np.full_like(broken.at[0, "losses_nats"], np.nan)
+    with pytest.raises(IctlError, match="table 'token_losses', column 'losses_nats': 1 values are missing"):
+        write(joined | {"token_losses": broken}, tmp_path)
+
+
+def test_what_may_be_empty_may_be_empty_only_where_it_has_no_meaning(joined, runs: list[Run], tmp_path: Path) -> None:
+    heads = joined["heads"]
+    assert heads[heads["layer"] == 0]["qk_trace"].isna().all()
+    write(joined, tmp_path)
+    for column, run in (("sigma_alpha", runs[2]), ("qk_trace", runs[1]), ("qk_positivity", runs[1])):
+        with pytest.raises(IctlError, match=f"table 'heads', column '{column}': .* the first of run {run.run_id}"):
+            write(joined | {"heads": heads.assign(**{column: np.nan})}, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["snapshots", "token_losses", "heads", "composition", "ablations"])
+def test_missing_rows_are_named_with_their_run(joined, runs: list[Run], tmp_path: Path, name: str) -> None:
+    frame, run = joined[name], runs[1].run_id
+    gone = frame[(frame["run_id"] == run) & (frame["fill"] == "zero" if name == "ablations" else True)].index
+    for left in (frame.drop(index=gone[0]), frame.drop(index=gone)):
+        with pytest.raises(IctlError, match=f"table '{name}' has .* of run {run}, expected {len(gone)}; measure"):
+            write(joined | {name: left}, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_files_missing_damaged_or_altered(joined, folder: Path) -> None:
