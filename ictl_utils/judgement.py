@@ -152,8 +152,8 @@ def report(judged: list[Judged], only: str | None = None, as_json: bool = False)
 
 
 def _plain(j: Judged) -> dict[str, object]:
-    empty = {"id": j.claim.id, "verdict": MISSING, "value": None, "low": None, "high": None, "n_seeds": 0}
-    row = json.loads(to_json([j.verdict]))[0] if j.verdict else empty
+    empty = Verdict(j.claim.id, MISSING, None, None, None, 0, {}, how_to_test=j.why)
+    row = json.loads(to_json([j.verdict or empty]))[0]
     second = json.loads(to_json([j.second_corpus]))[0] if j.second_corpus else None
     return row | {"claim": j.claim.claim, "without_seed": {str(k): v for k, v in j.without.items()},
                   "second_corpus": second, "narrow_window": j.narrow}  # fmt: skip

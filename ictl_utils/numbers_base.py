@@ -224,14 +224,23 @@ class Zoo:
         """The run of a model with a seed; an :class:`IctlError` where it was not measured."""
         ids = self._by_seed(name)
         require(seed in ids, f"{name} was not measured with seed {seed}; measured: {sorted(ids) or 'none'}.")
-        if ids[seed] not in self._read:
-            parts = {table: self._part(table, ids[seed]) for table in PER_RUN}
-            self._read[ids[seed]] = RunTables(self._rows.loc[ids[seed]], **parts, share=self.share)
-        return self._read[ids[seed]]
+        return self._tables_of(ids[seed])
+
+    def orders(self, name: str) -> list[RunTables]:
+        """Runs of a model on other orders of the same text; no claim reads them."""
+        require(name in self._ids, f"{name!r} is no model of the zoo; known: {', '.join(self._ids)}.")
+        found = [i for i in self._ids[name] if i in self._rows.index]
+        return [self._tables_of(i) for i in found if self._rows.loc[i, "data_seed"] > 0]
 
     def models(self, names: Iterable[str], seed: int) -> list[RunTables]:
         """Runs of those of the named models that were measured with a seed, in the order of ``names``."""
         return [self.run(name, seed) for name in names if seed in self._by_seed(name)]
+
+    def _tables_of(self, run: str) -> RunTables:
+        if run not in self._read:
+            parts = {table: self._part(table, run) for table in PER_RUN}
+            self._read[run] = RunTables(self._rows.loc[run], **parts, share=self.share)
+        return self._read[run]
 
     def _by_seed(self, name: str) -> dict[int, str]:
         require(name in self._ids, f"{name!r} is no model of the zoo; known: {', '.join(self._ids)}.")

@@ -128,6 +128,7 @@ def test_claims_without_their_models_have_no_verdict(ictl, ladder: Path) -> None
     assert f"{len(absent)} missing" in out
     code, out, _ = ictl("claims", "--from", ladder, "--preset", "smoke", "--id", absent[0], "--json")
     assert code == 1 and [row["verdict"] for row in json.loads(out)] == ["missing"]
+    assert json.loads(out)[0]["how_to_test"] == "not measured: attn-2l, attn-3l, attn-4l, attn-5l, attn-6l"
 
 
 def test_zoo_list(ictl, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -98,6 +98,7 @@ def test_seeds_and_runs() -> None:
     assert zoo.seeds("attn-3l") == [] and zoo.seeds("attn-2l", "attn-3l") == []
     assert zoo.run("attn-2l", 0).run["run_id"] == "attn-2l-s0-d0"
     assert zoo.run("attn-2l", 0) is zoo.run("attn-2l", 0)
+    assert [r.run["run_id"] for r in zoo.orders("attn-2l")] == ["attn-2l-s0-d1"] and zoo.orders("attn-1l") == []
     assert [r.run["name"] for r in zoo.models(("attn-1l", "attn-2l", "attn-3l"), 1)] == ["attn-1l", "attn-2l"]
     with pytest.raises(IctlError, match="attn-1l was not measured with seed 0; measured: \\[1\\]"):
         zoo.run("attn-1l", 0)

@@ -24,9 +24,10 @@
     return Number.isNaN(number) ? text.toLowerCase() : number;
   };
 
-  const compare = (a, b) => {
-    if (typeof a === typeof b) return a < b ? -1 : a > b ? 1 : 0;
-    return typeof a === "number" ? -1 : 1; // numbers first, words and empty cells last
+  const compare = (a, b, down) => {
+    if ((a === "") !== (b === "")) return a === "" ? 1 : -1; // empty cells last, up and down
+    const order = typeof a === typeof b ? (a < b ? -1 : a > b ? 1 : 0) : typeof a === "number" ? -1 : 1;
+    return down ? -order : order;
   };
 
   [...table.tHead.rows[0].cells].forEach((head, column) => {
@@ -34,7 +35,7 @@
       const down = head.getAttribute("aria-sort") === "ascending";
       for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
       head.setAttribute("aria-sort", down ? "descending" : "ascending");
-      const sorted = [...rows].sort((a, b) => (down ? -1 : 1) * compare(key(a, column), key(b, column)));
+      const sorted = [...rows].sort((a, b) => compare(key(a, column), key(b, column), down));
       body.append(...sorted);
     });
   });
