@@ -199,6 +199,7 @@ def copying(model: Transformer, tokens: Tokens, n: int = 10, length: int = 25,
 
     Random distinct tokens, no repeat and no ``<bos>``; the head's result through W_U, minus the mean
     logit, ReLU; the attention-weighted share of the attended token, rescaled (P1, "Copying evaluator").
+    As there, W_U alone: no gains of the last LayerNorm, which the OV circuit's statistic counts.
     The paper's scaling is ambiguous, so absolute values are not comparable with its own.
     """
     probe = repeated_blocks(tokens, n, length, 1, ranks)[:, 1:]

@@ -45,7 +45,7 @@ SCHEMA: dict[str, dict[str, str]] = {
         "previous_token": "attention to the position before, on text",
         "present_token": "attention to the position itself, on text",
         "resting": "attention to <bos> where nothing matches, on random tokens",
-        "copying": "share of the raised logits that is the attended token's, -1 to 1",
+        "copying": "share of the raised logits (through W_U, no LayerNorm) that is the attended token's, -1 to 1",
         "ov_copying": "sum of eigenvalues of the OV circuit over the sum of their sizes",
         "qk_trace": "trace of the QK circuit through earlier heads, by their previous-token scores",
         "qk_positivity": "sum of eigenvalues of that circuit over the sum of their sizes",
@@ -56,7 +56,8 @@ SCHEMA: dict[str, dict[str, str]] = {
         "to_head": "reading head", "q": "Q-composition score", "k": "K-composition score", "v": "V-composition score",
     },
     "ablations": HEAD | {
-        "kind": "full, or pattern-preserving", "fill": "what replaces the head: zero, mean, resample",
+        "kind": "full, or pattern-preserving",
+        "fill": "what replaces the head: zero at every snapshot; mean and resample at every fourth and the last",
         "icl_change_nats": "in-context learning score without the head minus with it",
         "icl_change_se_nats": "its standard error over windows",
         "loss_change_nats": "loss without the head minus with it, at the chosen positions",
