@@ -172,8 +172,10 @@ def _badge_row(j: Judged) -> str:
         notes.append(f"of the models, the {which[1] or which[2]}")
     if j.without and j.stable != "yes":
         notes.append(f"another verdict without {html.escape(j.stable.removeprefix('no: '))}")
-    if j.second_corpus:
-        notes.append(f"second corpus: {j.second_corpus.verdict}")
+    if str(j.basis):
+        notes.append(f"{j.basis}, where the best head counts")
+    if j.on_second_corpus:
+        notes.append(f"second corpus: {j.on_second_corpus}")
     if j.narrow and j.narrow != j.word:
         notes.append(f"with the narrow window, which decides nothing: {j.narrow}")
     more = f"<br><small>{'; '.join(notes)}</small>" if notes else ""
@@ -181,4 +183,4 @@ def _badge_row(j: Judged) -> str:
     return (f"<tr><td>{_link(j.claim.id)} {html.escape(j.claim.claim)}</td>"
             f'<td><a class="ictl-badge {j.word.replace(" ", "-")}" href="{CLAIMS_PAGE}#{j.claim.id}">{word}</a></td>'
             f'<td title="{html.escape(definition)}">{html.escape(measured(j))}{more}</td>'
-            f"<td>{verdict.n_seeds if verdict else 0}</td></tr>")  # fmt: skip
+            f"<td>{j.seeds}</td></tr>")  # fmt: skip

@@ -63,10 +63,10 @@ def joint_effects(run: RunTables) -> Joint:
 def kind_of(run: RunTables, head: Head) -> str:
     """``induction``, ``previous-token`` or ``other``: what a head is at the last snapshot, by the registered rules.
 
-    In a model of one layer those would name the best head whatever its scores; here it must pass the threshold.
+    Where no head passes the threshold those would name the best one; here none is an induction head then.
     """
     deep = run.prefix.shape[1] > 1
-    if head in run.induction and (deep or run.prefix[-1][head] > THRESHOLD):
+    if run.prefix[-1][head] > THRESHOLD:
         return "induction"
     return "previous-token" if deep and head == run.previous_head else "other"
 

@@ -46,6 +46,7 @@ SHARES = {"A04", "B01", "C02"}  # how much of the gain, not whether there is one
 LOOKS = {"reproduced": ("#0072b2", "o", True), "mixed": ("#e69f00", "D", True), "contradicted": ("#d55e00", "X", True),
          MISSING: ("#6b7280", "o", False), "not testable here": ("#6b7280", "s", False)}  # fmt: skip
 """Verdict -> colour, marker, filled."""
+READINGS = LOOKS | {"undefined": ("#6b7280", "x", True)}  # as the verdict of another reading can be
 FEW = 12  # marks side by side in a cell
 
 
@@ -159,7 +160,7 @@ def _table(head: str, rows: Sequence[str], alt: str) -> View:
 def readings(judged: Judged) -> dict[str, str]:
     """The verdict of a claim under each reading there is: registered, narrow window, second corpus, a seed less."""
     found = {"registered": judged.word, "narrow window": judged.narrow}
-    found["second corpus"] = judged.second_corpus.verdict if judged.second_corpus else ""
+    found["second corpus"] = judged.on_second_corpus.partition(" (")[0]
     found |= {f"without seed {seed}": verdict for seed, verdict in judged.without.items()}
     return {name: verdict for name, verdict in found.items() if verdict}
 
@@ -179,7 +180,7 @@ def other_readings(judged: Sequence[Judged]) -> Plot:
     ax = axes[0, 0]
     for y, j in enumerate(shown):
         for name, verdict in readings(j).items():
-            hue, marker, filled = LOOKS[verdict]
+            hue, marker, filled = READINGS[verdict]
             ax.plot(columns.index(name), y, marker, color=hue, mfc=hue if filled else "none", ms=9)
     ax.set(xlim=(-0.6, len(columns) - 0.4), ylim=(len(shown) - 0.4, -0.6))
     ax.set_xticks(range(len(columns)), [name.replace(" ", "\n", 1) for name in columns])
@@ -188,7 +189,7 @@ def other_readings(judged: Sequence[Judged]) -> Plot:
     ax.tick_params(length=0)
     seen = {verdict for j in shown for verdict in readings(j).values()}
     handles = [Line2D([], [], color=hue, marker=m, mfc=hue if full else "none", ls="", ms=8, label=word)
-               for word, (hue, m, full) in LOOKS.items() if word in seen]  # fmt: skip
+               for word, (hue, m, full) in READINGS.items() if word in seen]  # fmt: skip
     fig.legend(handles=handles, loc="outside lower center", ncols=len(handles))
     fig.alt = f"{len(shown)} claims whose verdict depends on the reading. " + " ".join(
         f"{j.claim.id}: {', '.join(f'{name} {verdict}' for name, verdict in readings(j).items())}." for j in shown)

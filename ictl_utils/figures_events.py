@@ -30,6 +30,7 @@ EVENTS = {
     "elbow": "loss vectors: elbow",
 }
 """Events of a timetable, and their names in figures."""
+OF_HEADS = ("previous", "matching", "formed")  # told only where a head passes the threshold
 
 # ---- turns ----------------------------------------------------------------------------------------
 
@@ -151,7 +152,8 @@ def event_times(table: pd.DataFrame, events: Sequence[str] = tuple(EVENTS), long
         if "formed" in set(rows["event"]):
             ax.axvspan(near["start"], near["end"], color=INK, alpha=0.13, lw=0, zorder=0)
         for place, event in enumerate(events):
-            _marks(ax, rows[rows["event"] == event], place, colour(label))
+            none = f"no head over {FORMED}" if event in OF_HEADS and "formed" not in set(rows["event"]) else "none"
+            _marks(ax, rows[rows["event"] == event], place, colour(label), none)
         ax.set(title=label, xlim=(-0.02 * (top := longest or table["end"].max()), 1.02 * top))
         token_axis(ax)
         ax.tick_params(labelbottom=True)
@@ -167,10 +169,10 @@ def _said(table: pd.DataFrame, label: str, event: str) -> str:
     return f"{' '.join(EVENTS[event].split())} {'never' if np.isnan(at) else token_text(at)}"
 
 
-def _marks(ax: Axes, rows: pd.DataFrame, place: int, hue: str) -> None:
+def _marks(ax: Axes, rows: pd.DataFrame, place: int, hue: str, none: str) -> None:
     """A bar for a stretch and a point for a moment, one a seed, each below the last; a tick at the median moment."""
     if not len(rows):
-        ax.text(0.02, place, "none", transform=ax.get_yaxis_transform(), va="center", fontsize=8.5, color=INK)
+        ax.text(0.02, place, none, transform=ax.get_yaxis_transform(), va="center", fontsize=8.5, color=INK)
     seeds = sorted(rows["seed"].unique())
     for start, end, seed in zip(rows["start"], rows["end"], rows["seed"], strict=True):
         y = place + (0.6 * (seeds.index(seed) / (len(seeds) - 1) - 0.5) if len(seeds) > 1 else 0)

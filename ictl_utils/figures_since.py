@@ -25,6 +25,12 @@ from .zoo import entries
 SHARE = 0.1  # of the attribution of the strongest head
 EFFECT = "effect of knocking the head out (nats)"
 HEADS = {"strongest induction head": "#d55e00", "head that costs most": "#0072b2"}
+KEYS = 5  # of a legend side by side
+
+
+def labels_of(runs: Sequence[RunTables]) -> list[str]:
+    """Kinds of model among ``runs``, each once."""
+    return list(dict.fromkeys(str(r.run["label"]) for r in runs))
 
 
 def every_run(zoo: Zoo, at_least: int = 1, formed: bool = False) -> list[RunTables]:
@@ -87,7 +93,9 @@ def constant_score(groups: Groups, runs: Sequence[RunTables]) -> Plot:
     points.plot([low, high], [low, high], color="#6b7280", lw=1, ls=":")
     points.set(xlim=(low, high), ylim=(low, high), xlabel="fall of the early loss (nats)",
                ylabel="fall of the late loss (nats)", title="After the window, a point a run")  # fmt: skip
+    kinds = [k for k in labels_of(runs) if k not in groups]
     keys = [Line2D([], [], color=colour(k), lw=2.1, label=k) for k in groups]
+    keys += [Line2D([], [], color=colour(k), marker="o", ls="", label=k) for k in kinds]
     keys.append(Line2D([], [], color="#6b7280", ls=":", label="both fall alike"))
     fig.legend(handles=keys, loc="outside lower center", ncols=6)
     fig.alt = (f"Left: early and late loss over training of {', '.join(groups)}. Right: from the end of the window the "
@@ -127,7 +135,9 @@ def other_heads(runs: Sequence[RunTables]) -> pd.DataFrame:
 def late_heads(runs: Sequence[RunTables]) -> Plot:
     """Attribution of heads that are no induction heads, halfway against the end of the run, all runs together."""
     require(len(runs) > 0, "runs is empty; pass at least one.")
-    fig, axes = canvas("Heads that are no induction heads: attribution halfway and at the end", 6.4, 4.6)
+    labels = labels_of(runs)
+    fig, axes = canvas("Heads that are no induction heads: attribution halfway and at the end", 6.4,
+                       4.2 + 0.22 * -(-len(labels) // KEYS))  # fmt: skip
     ax, points = axes[0, 0], []
     for run in runs:
         half, end = attributions(run)
@@ -143,9 +153,8 @@ def late_heads(runs: Sequence[RunTables]) -> Plot:
     ax.text(low + 0.02, high * 0.93, "grown late", color="#8f3d00", va="top")
     ax.set(xlim=(low, high), ylim=(low, high), xlabel="attribution halfway (share of the strongest head's at the end)",
            ylabel="attribution at the end (share)")  # fmt: skip
-    labels = dict.fromkeys(str(r.run["label"]) for r in runs)
     handles = [Line2D([], [], color=colour(k), marker="o", ls="", label=k) for k in labels]
-    fig.legend(handles=handles, loc="outside lower center", ncols=6)
+    fig.legend(handles=handles, loc="outside lower center", ncols=KEYS)
     fig.alt = (f"Scatter of {len(x)} heads that are no induction heads in {len(runs)} runs. The largest share at the "
                f"end is {y.max():.2f}; {late} heads grew late.")  # fmt: skip
     return fig
@@ -229,8 +238,7 @@ def lasting_and_weight(runs: Sequence[RunTables]) -> Plot:
         right.scatter(*points[-1].T, s=40, color=colour(str(run.run["label"])), ec="white", lw=0.6, zorder=3)
     right.axhline(0, color="#6b7280", lw=0.8)
     right.set(xlabel=MATCHING, ylabel=EFFECT, title="Score and effect, a point an induction head")
-    labels = dict.fromkeys(str(r.run["label"]) for r in runs)
-    handles = [Line2D([], [], color=colour(k), marker="o", lw=1.4, label=k) for k in labels]
+    handles = [Line2D([], [], color=colour(k), marker="o", lw=1.4, label=k) for k in labels_of(runs)]
     fig.legend(handles=handles, loc="outside lower center", ncols=6)
     kept, both = [r.best_prefix[-1] / r.best_prefix.max() for r in runs], np.concatenate(points)
     fig.alt = (f"Left: at the end of {len(runs)} runs the best head keeps {min(kept):.2f} to {max(kept):.2f} of its "

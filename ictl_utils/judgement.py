@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 
 import pandas as pd
@@ -15,6 +15,7 @@ from .config import IctlError, require, run_id
 from .numbers import NUMBERS, PRETRAINED
 from .numbers_base import NARROW, Zoo, seeds_in
 from .numbers_training import same_sign
+from .survey_facts import THRESHOLD
 from .tables import Tables
 from .verdicts import Verdict, how_to_test, judge, leave_one_out, to_json
 from .zoo import entries
@@ -23,6 +24,25 @@ MISSING = "missing"
 AGAIN = {"A08": (same_sign,)}  # numbers that depend on all seeds, made anew when one is left out
 OVER_TRAINING, WHOLE_RUN = ("A17", "E11"), " --revisions training"  # these need checkpoints from the first step on
 SECOND = "docs-"  # names of models on the second corpus begin with it
+
+
+@dataclass(frozen=True)
+class Basis:
+    """The runs that a verdict rests on."""
+
+    seeds: dict[str, int]  # model of the claim -> seeds measured
+    without: int  # runs in which no head passes the threshold of an induction head at the end: the best head counts
+    of: int  # runs that could have one: two layers and more, or smeared keys
+
+    @staticmethod
+    def of_claim(claim: Claim, zoo: Zoo) -> Basis:
+        """The basis of a verdict on ``claim`` by the measurements in ``zoo``."""
+        runs = {name: [zoo.run(name, seed) for seed in zoo.seeds(name)] for name in claim.models}
+        able = [r for group in runs.values() for r in group if r.run["n_layers"] > 1 or r.run["smear"] == "key"]
+        return Basis({k: len(v) for k, v in runs.items()}, sum(r.best_prefix[-1] <= THRESHOLD for r in able), len(able))
+
+    def __str__(self) -> str:
+        return f"no induction head in {self.without} of {self.of} runs" if self.without else ""
 
 
 @dataclass(frozen=True)
@@ -35,11 +55,30 @@ class Judged:
     second_corpus: Verdict | None  # on the second corpus, where its models are measured
     narrow: str = ""  # what the verdict would be with the window at half of the steepest slope; not registered
     why: str = ""  # there is no verdict
+    second_why: str = ""  # there is none on the second corpus although its models are measured
+    basis: Basis = field(default=Basis({}, 0, 0), hash=False)
+    second_basis: Basis = field(default=Basis({}, 0, 0), hash=False)
 
     @property
     def word(self) -> str:
         """The verdict in words, or ``missing``."""
         return self.verdict.verdict if self.verdict else MISSING
+
+    @property
+    def seeds(self) -> str:
+        """Seeds of the verdict; a range where some of the claim's models have fewer, and count in fewer numbers."""
+        n = self.verdict.n_seeds if self.verdict else 0
+        least = min([n, *(m for m in self.basis.seeds.values() if m)])
+        return f"{n}" if least == n else f"{least} to {n}"
+
+    @property
+    def on_second_corpus(self) -> str:
+        """The verdict on the second corpus in words, with its seeds and what else must be known to read it."""
+        if not self.second_corpus:
+            return "undefined" if self.second_why else ""
+        n = self.second_corpus.n_seeds
+        notes = [f"{n} seed{'s' * (n != 1)}", *filter(None, [str(self.second_basis)])]
+        return f"{self.second_corpus.verdict} ({', '.join(notes)})"
 
     @property
     def stable(self) -> str:
@@ -78,10 +117,13 @@ def _judged(claim: Claim, first: Zoo, second: Zoo, narrow: Zoo, place: tuple[str
     verdict, why = _verdict(claim, compute, first, place)
     if verdict is None:
         return Judged(claim, None, {}, None, why=why or _not_measured(claim, first))
-    other = None if any(m.startswith(SECOND) for m in claim.models) else _verdict(claim, compute, second, place)[0]
+    own = any(m.startswith(SECOND) for m in claim.models)  # is about the second corpus itself
+    other, second_why = (None, "") if own else _verdict(claim, compute, second, place)
     under_narrow = _verdict(claim, compute, narrow, place)[0]
     without = leave_one_out(claim, compute(first), *AGAIN.get(claim.id, ()))
-    return Judged(claim, verdict, without, other, under_narrow.verdict if under_narrow else "")
+    return Judged(claim, verdict, without, other, under_narrow.verdict if under_narrow else "", second_why=second_why,
+                  basis=Basis.of_claim(claim, first),
+                  second_basis=Basis.of_claim(claim, second) if other else Basis({}, 0, 0))  # fmt: skip
 
 
 def _judged_pretrained(claim: Claim, zoos: list[Zoo], place: tuple[str, str]) -> Judged:
@@ -127,7 +169,7 @@ def to_frame(judged: list[Judged]) -> pd.DataFrame:
             "id": j.claim.id, "claim": j.claim.claim, "verdict": j.word, "number": number,
             "value": v.value if v else None, "low": v.low if v else None, "high": v.high if v else None,
             "n_seeds": v.n_seeds if v else 0, "without_one_seed": j.stable,
-            "second_corpus": j.second_corpus.verdict if j.second_corpus else "",
+            "second_corpus": j.on_second_corpus,
             "narrow_window": j.narrow if j.narrow != j.word else "",
         })  # fmt: skip
     return pd.DataFrame(rows)
@@ -156,7 +198,8 @@ def _plain(j: Judged) -> dict[str, object]:
     row = json.loads(to_json([j.verdict or empty]))[0]
     second = json.loads(to_json([j.second_corpus]))[0] if j.second_corpus else None
     return row | {"claim": j.claim.claim, "without_seed": {str(k): v for k, v in j.without.items()},
-                  "second_corpus": second, "narrow_window": j.narrow}  # fmt: skip
+                  "second_corpus": second, "narrow_window": j.narrow, "basis": asdict(j.basis),
+                  "second_corpus_basis": asdict(j.second_basis)}  # fmt: skip
 
 
 def _in_full(j: Judged) -> str:
@@ -167,7 +210,10 @@ def _in_full(j: Judged) -> str:
     for name, values in (asdict(j.verdict)["numbers"] if j.verdict else {}).items():
         lines.append(f"    {name} = {', '.join(f'{x:.4g}' for x in values)}  ({c.numbers[name]})")
     lines += [f"  no verdict: {j.why}"] if j.why else []
+    lines += [f"  seeds of each model: {', '.join(f'{k} {n}' for k, n in j.basis.seeds.items())}"] if j.verdict else []
+    lines += [f"  {j.basis} (over {THRESHOLD} at the end): there the best head counts"] if str(j.basis) else []
     lines += [f"  without one seed: {j.stable}"] if j.without else []
-    lines += [f"  on the second corpus: {j.second_corpus.verdict}"] if j.second_corpus else []
+    lines += [f"  on the second corpus: {j.on_second_corpus}{j.second_why and f': {j.second_why}'}"
+              ] if j.on_second_corpus else []  # fmt: skip
     lines += [f"  with the window at half of the steepest slope (not registered): {j.narrow}"] if j.narrow else []
     return "\n".join(lines)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -92,6 +92,12 @@ class RunTables:
     def window(self) -> metrics.Window:
         """The phase change of the score."""
         return metrics.phase_change(self.tokens, self.icl, share=self.share)
+
+    def until(self, tokens: float) -> RunTables:
+        """The beginning of the run as a run of its own: its snapshots up to ``tokens``."""
+        kept = self.snapshots.loc[self.snapshots["tokens"] <= tokens, "snapshot"]
+        parts = {name: getattr(self, name) for name in PER_RUN}
+        return replace(self, **{name: frame[frame["snapshot"].isin(kept)] for name, frame in parts.items()})
 
     @property
     def width(self) -> float:

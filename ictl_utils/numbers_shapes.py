@@ -84,7 +84,12 @@ def parting(one: RunTables, run: RunTables) -> tuple[float, float]:
     Returns:
         Share of the first 0.05 nats of the gap that opens inside the window, and the start of the window
         minus the opening of the gap, in widths of the window.
+
+    Raises:
+        IctlError: ``one`` ends before ``run``, so that there is no gap to read.
     """
+    require(one.tokens[-1] >= 0.999 * run.tokens[-1], f"{one.run['run_id']} ends at {one.tokens[-1]:,} tokens, before "
+                                                      f"{run.run['run_id']}; compare runs of one length.")  # fmt: skip
     gap = np.interp(run.steps, one.steps, one.smooth("loss_nats")) - run.smooth("loss_nats")
     later = np.concatenate([[run.at_share(0.1)], run.steps[run.steps > run.at_share(0.1)]])
     opening = min(crossing(later, np.interp(later, run.steps, gap), GAP), float(run.tokens[-1]))

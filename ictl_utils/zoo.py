@@ -148,7 +148,7 @@ def _second_corpus(p: str) -> Iterator[Entry]:
 
 
 def _long(p: str) -> dict[str, int]:
-    """15 M tokens, for models in which the change may come late or never."""
+    """15 M tokens, for models in which the change may come late or never; a third of the code is then read twice."""
     return {"tokens": 15_000_000} if p == "laptop" else {}
 
 

@@ -64,7 +64,7 @@ def judged(name: str, word: str, **more) -> Judged:
 
 VERDICTS = [
     judged("A01", "mixed", narrow="reproduced"), judged("A03", "reproduced"), judged("A04", "contradicted"),
-    judged("C06", "missing"), judged("E08", "reproduced", without={0: "reproduced", 1: "mixed"}),
+    judged("C06", "missing"), judged("E08", "reproduced", without={0: "reproduced", 1: "undefined"}),
     judged("A05", "reproduced"), judged("A06", "not testable here"), judged("G12", "reproduced"),
     judged("F01", "reproduced"),
 ]  # fmt: skip

@@ -7,6 +7,7 @@ Scores fall along straight ramps. A ramp from ``a`` to ``b`` (shares of the run)
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -15,11 +16,11 @@ import pytest
 from ictl_utils import zoo as the_zoo
 from ictl_utils.claims import load_claims
 from ictl_utils.config import IctlError, run_id
-from ictl_utils.judgement import AGAIN
+from ictl_utils.judgement import AGAIN, Basis, Judged
 from ictl_utils.numbers import NUMBERS
 from ictl_utils.numbers_base import PER_RUN, RunTables, Zoo, crossing
 from ictl_utils.numbers_shapes import bumps, elbow, largest_fall, parting, slope_by_position
-from ictl_utils.verdicts import judge, leave_one_out
+from ictl_utils.verdicts import Verdict, judge, leave_one_out
 
 T = 10_000_000
 X = np.linspace(0, 1, 201)  # snapshots, as shares of the run
@@ -43,7 +44,8 @@ USUAL = ramp(0.4, 0.5)
 
 def made(name: str, seed: int = 0, *, fall: np.ndarray = USUAL, best: np.ndarray | float = 0.0,
          random: np.ndarray | float = 0.0, positions: np.ndarray | None = None, vectors: np.ndarray | None = None,
-         data_seed: int = 0, layers: int = 2, batch_tokens: int = 1024, run: str = "", **losses: np.ndarray) -> Made:
+         data_seed: int = 0, layers: int = 2, batch_tokens: int = 1024, run: str = "", smear: str = "none",
+         **losses: np.ndarray) -> Made:  # fmt: skip
     """Tables of one run whose score is minus ``fall`` and whose second head in the last layer matches prefixes."""
     n, run = len(X), run or f"{name}-s{seed}-d{data_seed}"
     at = {"run_id": run, "snapshot": np.arange(n)}
@@ -54,7 +56,7 @@ def made(name: str, seed: int = 0, *, fall: np.ndarray = USUAL, best: np.ndarray
     loss = {column: losses.get(column, 3.0) for column in LOSSES}
     found = {
         "runs": pd.DataFrame([{"run_id": run, "name": name, "n_layers": layers, "n_heads": 2, "init_seed": seed,
-                               "data_seed": data_seed, "batch_tokens": batch_tokens}]),
+                               "smear": smear, "data_seed": data_seed, "batch_tokens": batch_tokens}]),
         "snapshots": pd.DataFrame(at | {"tokens": (X * T).round().astype(int), "icl_nats": -fall} | loss),
         "heads": heads.sample(frac=1, random_state=0),
     }  # fmt: skip
@@ -114,6 +116,32 @@ def test_runs_of_two_names(preset: str) -> None:
     zoo = Zoo({"runs": rows}, preset_name=preset)
     assert zoo.seeds("ladder-3", "attn-4l") == [0] and zoo.seeds("attn-2l") == []
     assert Zoo({"runs": rows}, preset_name="laptop" if preset == "smoke" else "smoke").seeds("attn-4l") == []
+
+
+def test_what_a_verdict_rests_on() -> None:
+    """Seeds of every model, and the runs whose best head is no induction head; one plain layer cannot have one."""
+    claim = replace(CLAIMS["A03"], models=("attn-1l", "attn-2l", "attn-3l"))
+    zoo = reader(made("attn-1l", 0, layers=1), made("attn-2l", 0, best=ramp(0.42, 0.48, 0.8)),
+                 made("attn-2l", 1, best=0.4), made("attn-3l", 0, layers=3, best=0.39))  # fmt: skip
+    basis = Basis.of_claim(claim, zoo)
+    assert basis == Basis({"attn-1l": 1, "attn-2l": 2, "attn-3l": 1}, 2, 3)
+    assert str(basis) == "no induction head in 2 of 3 runs" and str(replace(basis, without=0)) == ""
+    smeared = Basis.of_claim(replace(claim, models=("key-1l",)), reader(made("key-1l", layers=1, smear="key")))
+    assert smeared == Basis({"key-1l": 1}, 1, 1)
+    two = Verdict("A03", "mixed", 0.6, 0.5, 0.7, 2, {"ratio": [0.5, 0.7]})
+    judged = Judged(claim, two, {}, replace(two, n_seeds=1), basis=basis, second_basis=basis)
+    assert judged.seeds == "1 to 2" and replace(judged, basis=Basis({"attn-2l": 5}, 0, 5)).seeds == "2"
+    assert judged.on_second_corpus == "mixed (1 seed, no induction head in 2 of 3 runs)"
+    assert replace(judged, second_basis=Basis({}, 0, 0)).on_second_corpus == "mixed (1 seed)"
+    assert replace(judged, second_corpus=None).on_second_corpus == ""
+    assert replace(judged, second_corpus=None, second_why="0 over 0").on_second_corpus == "undefined"
+
+
+def test_the_beginning_of_a_run() -> None:
+    run = only(made("attn-2l", best=ramp(0.42, 0.48, 0.8)))
+    half = run.until(T / 2)
+    assert half.tokens.tolist() == run.tokens[run.tokens <= T / 2].tolist() and half.length == T / 2
+    assert half.prefix.tolist() == run.prefix[: len(half.tokens)].tolist() and run.tokens[-1] == T
 
 
 def test_terms() -> None:
@@ -207,6 +235,8 @@ def test_parting_inside_before_and_never() -> None:
     assert inside == pytest.approx(0.6, abs=0.01) and lead == pytest.approx(-(0.6 + EDGE) / (0.1 + 2 * EDGE), abs=0.05)
     inside, _ = parting(one, only(made("attn-2l", loss_nats=3 - ramp(0.8, 0.9, 0.2))))
     assert inside == pytest.approx(0, abs=1e-6)
+    with pytest.raises(IctlError, match="attn-1l-s0-d0 ends at .* tokens, before attn-2l-s0-d0; compare runs of one"):
+        parting(one.until(T / 2), only(made("attn-2l")))
 
 
 def test_elbow() -> None:
