@@ -101,13 +101,15 @@ def _filled(frame: pd.DataFrame, name: str, column: str) -> None:
 
 
 def _complete(tables: Tables) -> None:
-    """Every run has its rows: one a snapshot, a head and snapshot, a pair of heads, a zero ablation of each kind."""
+    """Every run has its rows, at each snapshot: positions, heads, pairs of heads, zero ablations of both kinds."""
     zeros = tables["ablations"][tables["ablations"]["fill"] == "zero"]
     found = {name: frame["run_id"].value_counts() for name, frame in (tables | {"ablations": zeros}).items()}
     for run in tables["runs"].itertuples():
         n, heads = run.snapshots, run.n_layers * run.n_heads
-        rows = {"snapshots": n, "token_losses": n, "heads": n * heads, "ablations": 2 * n * heads,
-                "composition": n * run.n_heads * (heads - run.n_heads) * run.n_layers // 2}  # fmt: skip
+        positions = max(-(-int(found["positions"].get(run.run_id, 0)) // n), 1)  # n_ctx of them at every snapshot
+        rows = {"snapshots": n, "token_losses": n, "positions": n * positions, "heads": n * heads,
+                "composition": n * run.n_heads * (heads - run.n_heads) * run.n_layers // 2,
+                "ablations": 2 * n * heads}  # fmt: skip
         for name, expected in rows.items():
             there, what = int(found[name].get(run.run_id, 0)), "zero ablations" if name == "ablations" else "rows"
             require(there == expected, f"table {name!r} has {there} {what} of run {run.run_id}, expected {expected}; "

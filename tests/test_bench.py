@@ -9,17 +9,20 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import ROOT
 
 from ictl_utils import tables
 from ictl_utils import train as training
 from ictl_utils.config import Device, IctlError, ModelConfig, TrainConfig, run_id
+from ictl_utils.loss import mean_loss
 from ictl_utils.zoo import entries, find
 
 sys.path.insert(0, str(ROOT / "bench"))
 
 import ladder  # noqa: E402
 import record  # noqa: E402
+import time_to_change  # noqa: E402
 import train_throughput as bench  # noqa: E402
 
 MODEL = ModelConfig(n_layers=2, d_model=32, n_heads=4, n_ctx=24, d_vocab=64, positions="learned")
@@ -81,6 +84,22 @@ def test_command_prints_a_line_a_row_and_says_what_is_not_installed(
 def test_bad_options_are_one_sentence(capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit, match=r"^train_throughput: rounds=0 must be at least 1\.$"):
         bench.main(["--rounds", "0"])
+
+
+def test_nanogpt_ties_its_embeddings_and_decays_matrices_alone() -> None:
+    model, opt, model_cfg, cfg = time_to_change.start("nanoGPT defaults", 0)
+    assert model_cfg.positions == "learned" and torch.equal(model.W_U, model.W_E.T)
+    decayed, rest = ({id(p) for p in group["params"]} for group in opt.param_groups)
+    assert {name for name, p in model.named_parameters() if id(p) in rest} == {"ln1", "ln_final"}
+    assert [group["weight_decay"] for group in opt.param_groups] == [0.1, 0.0] and not decayed & rest
+    ids = torch.arange(256).view(2, 128)
+    mean_loss(model.read_out(model.trunk(ids)).flatten(0, 1), model.W_U, ids.flatten()).backward()
+    other = torch.nn.functional.cross_entropy(model(ids).flatten(0, 1), ids.flatten())
+    assert torch.allclose(torch.autograd.grad(other, model.W_E)[0], model.W_E.grad, atol=1e-6)
+    assert 0.018 < float(model.W_E.detach().std()) < 0.022 and 0.009 < float(model.W_O.detach().std()) < 0.011
+    results = [time_to_change.Result(who, seed, who == "ours", 1, seconds, 0.4) for seed in (0, 1)
+               for who, seconds in zip(time_to_change.CONTESTANTS, (4.0, 15.0), strict=True)]  # fmt: skip
+    assert "core seconds: at least 3.75 (3.75 to 3.75), goal 3" in time_to_change.table(results)
 
 
 def test_the_ladders_cost_is_that_of_its_runs() -> None:

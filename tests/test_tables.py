@@ -131,12 +131,12 @@ def test_what_may_be_empty_may_be_empty_only_where_it_has_no_meaning(joined, run
             write(joined | {"heads": heads.assign(**{column: np.nan})}, tmp_path)
 
 
-@pytest.mark.parametrize("name", ["snapshots", "token_losses", "heads", "composition", "ablations"])
+@pytest.mark.parametrize("name", ["snapshots", "positions", "token_losses", "heads", "composition", "ablations"])
 def test_missing_rows_are_named_with_their_run(joined, runs: list[Run], tmp_path: Path, name: str) -> None:
     frame, run = joined[name], runs[1].run_id
     gone = frame[(frame["run_id"] == run) & (frame["fill"] == "zero" if name == "ablations" else True)].index
-    for left in (frame.drop(index=gone[0]), frame.drop(index=gone)):
-        with pytest.raises(IctlError, match=f"table '{name}' has .* of run {run}, expected {len(gone)}; measure"):
+    for left, there in ((frame.drop(index=gone[0]), len(gone) - 1), (frame.drop(index=gone), 0)):
+        with pytest.raises(IctlError, match=rf"table '{name}' has {there} .* of run {run}, expected \d+; measure"):
             write(joined | {name: left}, tmp_path)
     assert not list(tmp_path.iterdir())
 
