@@ -75,3 +75,12 @@ def _gaussian(x: Float[np.ndarray, "n"], sigma: float) -> Float[np.ndarray, "n"]
     half = int(4 * sigma) + 1
     kernel = np.exp(-0.5 * (np.arange(-half, half + 1) / sigma) ** 2)
     return np.convolve(np.pad(x, half, mode="edge"), kernel / kernel.sum(), mode="valid")
+
+
+def crossing(x: Float[np.ndarray, "n"], y: Float[np.ndarray, "n"], level: float) -> float:
+    """Where ``y`` first reaches ``level`` from below, linear between the points; infinite if it never does."""
+    at = np.flatnonzero(y >= level)
+    if not len(at) or at[0] == 0:
+        return float(x[0]) if len(at) else float("inf")
+    i = int(at[0])
+    return float(x[i - 1] + (x[i] - x[i - 1]) * (level - y[i - 1]) / (y[i] - y[i - 1]))

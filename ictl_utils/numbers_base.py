@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 
 from . import curves, metrics
 from .config import require, run_id
+from .curves import crossing as crossing
 from .measure import History
 from .survey_facts import Roles
 from .zoo import entries
@@ -92,12 +93,6 @@ class RunTables:
     def window(self) -> metrics.Window:
         """The phase change of the score."""
         return metrics.phase_change(self.tokens, self.icl, share=self.share)
-
-    def until(self, tokens: float) -> RunTables:
-        """The beginning of the run as a run of its own: its snapshots up to ``tokens``."""
-        kept = self.snapshots.loc[self.snapshots["tokens"] <= tokens, "snapshot"]
-        parts = {name: getattr(self, name) for name in PER_RUN}
-        return replace(self, **{name: frame[frame["snapshot"].isin(kept)] for name, frame in parts.items()})
 
     @property
     def width(self) -> float:
@@ -270,15 +265,6 @@ def by_seed(seeds: Iterable[int], numbers: Callable[[int], Mapping[str, float]])
     """A row a seed, a column a number; empty without seeds."""
     rows = {seed: dict(numbers(seed)) for seed in seeds}
     return pd.DataFrame.from_dict(rows, orient="index", dtype=float).rename_axis("seed")
-
-
-def crossing(x: Float[np.ndarray, "n"], y: Float[np.ndarray, "n"], level: float) -> float:
-    """Where ``y`` first reaches ``level`` from below, linear between the points; infinite if it never does."""
-    at = np.flatnonzero(y >= level)
-    if not len(at) or at[0] == 0:
-        return float(x[0]) if len(at) else float("inf")
-    i = int(at[0])
-    return float(x[i - 1] + (x[i] - x[i - 1]) * (level - y[i - 1]) / (y[i] - y[i - 1]))
 
 
 def over(a: float, b: float) -> float:

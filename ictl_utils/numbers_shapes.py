@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from jaxtyping import Float
 
 from .config import require
-from .numbers_base import RunTables, crossing, over
+from .numbers_base import PER_RUN, RunTables, crossing, over
 
 FORMED = 0.4  # prefix-matching score of a formed head
 BEND = 0.15  # of the steepest slope: what makes a non-convex stretch a bump
@@ -19,6 +21,13 @@ def largest_fall(run: RunTables, length: float, after: float | None = None) -> f
     starts = np.clip(np.concatenate([run.steps, run.steps - length]), min(first, last), last)
     at_start, at_end = (np.interp(x, run.steps, run.curve) for x in (starts, starts + length))
     return float((at_start - at_end).max())
+
+
+def beginning(run: RunTables, tokens: float) -> RunTables:
+    """The beginning of a run as a run of its own: its snapshots up to ``tokens``."""
+    kept = run.snapshots.loc[run.snapshots["tokens"] <= tokens, "snapshot"]
+    parts = {name: getattr(run, name) for name in PER_RUN}
+    return replace(run, **{name: frame[frame["snapshot"].isin(kept)] for name, frame in parts.items()})
 
 
 def share_in_stretch(run: RunTables, share: float) -> float:

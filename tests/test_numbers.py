@@ -19,7 +19,7 @@ from ictl_utils.config import IctlError, run_id
 from ictl_utils.judgement import AGAIN, Basis, Judged
 from ictl_utils.numbers import NUMBERS
 from ictl_utils.numbers_base import PER_RUN, RunTables, Zoo, crossing
-from ictl_utils.numbers_shapes import bumps, elbow, largest_fall, parting, slope_by_position
+from ictl_utils.numbers_shapes import beginning, bumps, elbow, largest_fall, parting, slope_by_position
 from ictl_utils.verdicts import Verdict, judge, leave_one_out
 
 T = 10_000_000
@@ -139,7 +139,7 @@ def test_what_a_verdict_rests_on() -> None:
 
 def test_the_beginning_of_a_run() -> None:
     run = only(made("attn-2l", best=ramp(0.42, 0.48, 0.8)))
-    half = run.until(T / 2)
+    half = beginning(run, T / 2)
     assert half.tokens.tolist() == run.tokens[run.tokens <= T / 2].tolist() and half.length == T / 2
     assert half.prefix.tolist() == run.prefix[: len(half.tokens)].tolist() and run.tokens[-1] == T
 
@@ -236,7 +236,7 @@ def test_parting_inside_before_and_never() -> None:
     inside, _ = parting(one, only(made("attn-2l", loss_nats=3 - ramp(0.8, 0.9, 0.2))))
     assert inside == pytest.approx(0, abs=1e-6)
     with pytest.raises(IctlError, match="attn-1l-s0-d0 ends at .* tokens, before attn-2l-s0-d0; compare runs of one"):
-        parting(one.until(T / 2), only(made("attn-2l")))
+        parting(beginning(one, T / 2), only(made("attn-2l")))
 
 
 def test_elbow() -> None:
