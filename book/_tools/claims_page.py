@@ -95,7 +95,7 @@ def page() -> str:
         "```{raw} html", '<div class="claims-filters">',
         choice("verdict", order), choice("part", [j.claim.part for j in judged]),
         '<span class="claims-shown" aria-live="polite"></span></div>',
-        '<div class="claims-scroll full-width"><table class="claims"><thead><tr>',
+        '<div class="claims-scroll"><table class="claims"><thead><tr>',
         *(f'<th scope="col"><button type="button">{head}</button></th>' for head in heads),
         "</tr></thead><tbody>", *map(row, judged), "</tbody></table></div>",
         '<script src="../_static/claims.js" defer></script>', "```",
