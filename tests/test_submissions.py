@@ -168,11 +168,12 @@ def test_magics_are_left_out(source: str, expected: str) -> None:
 @pytest.mark.parametrize("source", [
     "?" * 3 + " " * 10**6, "x y\n" + " " * 10**6 + ")", "x y\n" * 2 + "\n" * 10**6, "a, " * 300_000 + "b", "(" * 10**6,
 ])  # fmt: skip
-def test_reading_takes_no_time_whatever_stands_there(tmp_path: Path, source: str) -> None:
+def test_reading_a_notebook_is_linear_in_its_length(source: str) -> None:
+    """Quadratic reading of a million characters takes a thousand seconds and more; Python's own parser takes five."""
     began = time.process_time()
     cells = read_cells(json.dumps({"cells": [{"cell_type": "code", "source": source, "metadata": {}}]}).encode())
     locate(cells, questions("a1"))
-    assert looks_like(cells, "a1") == "" and time.process_time() - began < 5
+    assert looks_like(cells, "a1") == "" and time.process_time() - began < 60
 
 
 def test_nothing_makes_reading_fail() -> None:
