@@ -160,7 +160,7 @@ def _table(head: str, rows: Sequence[str], alt: str) -> View:
 def readings(judged: Judged) -> dict[str, str]:
     """The verdict of a claim under each reading there is: registered, narrow window, second corpus, a seed less."""
     found = {"registered": judged.word, "narrow window": judged.narrow}
-    found["second corpus"] = judged.on_second_corpus.partition(" (")[0]
+    found["second corpus"] = judged.second_word
     found |= {f"without seed {seed}": verdict for seed, verdict in judged.without.items()}
     return {name: verdict for name, verdict in found.items() if verdict}
 

@@ -72,13 +72,24 @@ class Judged:
         return f"{n}" if least == n else f"{least} to {n}"
 
     @property
-    def on_second_corpus(self) -> str:
-        """The verdict on the second corpus in words, with its seeds and what else must be known to read it."""
+    def second_word(self) -> str:
+        """The verdict on the second corpus in words; empty where its models are not measured."""
         if not self.second_corpus:
             return "undefined" if self.second_why else ""
+        return self.second_corpus.verdict
+
+    @property
+    def second_notes(self) -> str:
+        """What must be known to read the verdict on the second corpus: its seeds, runs without an induction head."""
+        if not self.second_corpus:
+            return ""
         n = self.second_corpus.n_seeds
-        notes = [f"{n} seed{'s' * (n != 1)}", *filter(None, [str(self.second_basis)])]
-        return f"{self.second_corpus.verdict} ({', '.join(notes)})"
+        return ", ".join(filter(None, [f"{n} seed{'s' * (n != 1)}", str(self.second_basis)]))
+
+    @property
+    def on_second_corpus(self) -> str:
+        """Both in one line."""
+        return self.second_word + (f" ({self.second_notes})" if self.second_notes else "")
 
     @property
     def stable(self) -> str:

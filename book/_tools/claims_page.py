@@ -52,8 +52,7 @@ def row(judged) -> str:
     if value and verdict.n_seeds > 1:
         value += f" [{number(verdict.low)}, {number(verdict.high)}]"
     named = f"<br><small>{html.escape(next(iter(claim.numbers)))}</small>" if value else ""
-    word, _, notes = judged.on_second_corpus.partition(" (")
-    second = word + (f"<br><small>{notes.removesuffix(')')}</small>" if notes else "")
+    second = judged.second_word + (f"<br><small>{judged.second_notes}</small>" if judged.second_notes else "")
     basis = f"<br><small>{judged.basis}</small>" if str(judged.basis) else ""
     figures = [f'<a href="../notebooks/{f.chapter}.html#{anchor(f.key)}">{f.number}</a>'
                for f in book_figures() if claim.id in f.claims]  # fmt: skip
