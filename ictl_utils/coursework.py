@@ -152,7 +152,7 @@ def solutions(notebook: Path, seen: Callable[[dict, dict], None] | None = None) 
 
 def _collected(notebook: Path, seen: Callable[[dict, dict], None] | None) -> dict[str, Solution]:
     assignment, found, names = notebook.stem.partition("_")[0], {}, {"__name__": "__main__", "display": print}
-    by_number = {q.name: q for q in questions(assignment)}
+    by_number, apart = {q.name: q for q in questions(assignment)}, {}
     for cell in cells(notebook):
         part, _, role = cell["id"].partition("-")
         name = f"{assignment}.{part}"
@@ -162,7 +162,8 @@ def _collected(notebook: Path, seen: Callable[[dict, dict], None] | None) -> dic
             if seen:
                 seen(cell, names)
             continue
-        space = dict(names) if role == "mistakes" else names
+        mistakes = "mistakes" in cell["tags"]  # all cells of an exercise share names of their own
+        space = apart.setdefault(name, dict(names)) if mistakes else names
         with quiet():
             run_cell(cell, space)
         if "parameters" in cell["tags"]:
@@ -171,8 +172,8 @@ def _collected(notebook: Path, seen: Callable[[dict, dict], None] | None) -> dic
             answer = by_number[name].answer
             require(answer in names, f"{notebook.name}: cell {cell['id']} defines no `{answer}`.")
             found[name] = Solution(names[answer])
-        if role == "mistakes" and name in found:
-            found[name].mistakes = [space[made] for made in functions_of(cell["source"])]
+        if mistakes and name in found:
+            found[name].mistakes += [space[made] for made in functions_of(cell["source"])]
     return found
 
 

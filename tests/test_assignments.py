@@ -49,6 +49,31 @@ def root(tmp_path) -> Path:
     return tmp_path
 
 
+def test_mistakes_of_an_exercise_may_stand_in_several_cells(root: Path) -> None:
+    """The later cell uses a name of the earlier one; the notebook itself sees none of theirs."""
+    book = notebook("a8")
+    at = next(i for i, cell in enumerate(book["cells"]) if cell["id"] == "q2-mistakes")
+    first = book["cells"][at]
+    lines = "".join(first["source"]).split("\n\n\n")
+    second = first | {"id": "q2-mistakes-2", "source": ["\n\n\n".join([*lines[2:], "roles = negative()"])]}
+    after = {"cell_type": "code", "id": "after", "metadata": {},
+             "source": ['assert roles["looks"] == 2 and "SIGN" not in globals()']}
+    first["source"] = ["\n\n\n".join(lines[:2] + ["SIGN = -1"])]
+    second["source"] = [second["source"][0].replace("-2}", "SIGN * 2}")]
+    book["cells"][at + 1 : at + 1] = [second, after]
+    path = assignments.sources(root)[0]
+    path.write_text(json.dumps(book))
+    found = coursework.solutions(path)["a8.q2"]
+    assert [m.__name__ for m in found.mistakes] == ["exchanged", "one_more", "negative", "nobody"]
+    assert found.mistakes[2]() == {"moves": "the OV circuit", "looks": -2}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=name)
+def test_cells_of_mistakes_are_short(path: Path) -> None:
+    made = [c for c in coursework.cells(path) if "mistakes" in c["tags"]]
+    assert made and max(len(c["source"].splitlines()) for c in made) <= 15
+
+
 def problems(root: Path, changed: dict | None = None) -> list[str]:
     """What is wrong with the small assignment, but for its small numbers."""
     path = assignments.sources(root)[0]
