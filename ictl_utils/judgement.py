@@ -39,7 +39,8 @@ class Basis:
         """The basis of a verdict on ``claim`` by the measurements in ``zoo``."""
         runs = {name: [zoo.run(name, seed) for seed in zoo.seeds(name)] for name in claim.models}
         able = [r for group in runs.values() for r in group if r.run["n_layers"] > 1 or r.run["smear"] == "key"]
-        return Basis({k: len(v) for k, v in runs.items()}, sum(r.best_prefix[-1] <= THRESHOLD for r in able), len(able))
+        without = sum(bool(r.best_prefix[-1] <= THRESHOLD) for r in able)
+        return Basis({k: len(v) for k, v in runs.items()}, without, len(able))
 
     def __str__(self) -> str:
         return f"no induction head in {self.without} of {self.of} runs" if self.without else ""
@@ -195,7 +196,7 @@ def report(judged: list[Judged], only: str | None = None, as_json: bool = False)
     chosen = [j for j in judged if only in (None, j.claim.id)]
     require(bool(chosen), f"{only!r} is no claim; ids run from {judged[0].claim.id} to {judged[-1].claim.id}.")
     if as_json:
-        return json.dumps([_plain(j) for j in chosen], indent=1)
+        return json.dumps([_plain(j) for j in chosen], indent=1, allow_nan=False)
     if only is not None:
         return _in_full(chosen[0])
     frame = to_frame(chosen)

@@ -1,12 +1,18 @@
 """What comes with the package: measurements as precise as promised, long enough runs, and small files."""
 
+import json
 import subprocess
 
+import pandas as pd
 import pytest
 from conftest import ROOT
+from typer.testing import CliRunner
 
 from ictl_utils import tables, weights
+from ictl_utils.claims import load_claims
+from ictl_utils.cli import app
 from ictl_utils.curves import phase_change
+from ictl_utils.judgement import judge_zoo, report
 from ictl_utils.numbers_base import Zoo
 from ictl_utils.numbers_shapes import FORMED
 from ictl_utils.zoo import entries
@@ -46,3 +52,38 @@ def test_weights_are_there_and_of_measured_runs() -> None:
     assert {one.file for one in files if one.sha256} == {path.name for path in weights.FOLDER.glob("*.safetensors")}
     for name, n in weights.AROUND.items():
         assert name not in NAMES or n - 2 <= sum(one.name == name for one in files) <= n
+
+
+def strict(text: str) -> object:
+    """JSON as other languages read it: without NaN and Infinity."""
+    return json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+def test_claims_as_programs_and_readers_get_them() -> None:
+    judged = judge_zoo(TABLES)
+    assert [row["id"] for row in strict(report(judged, as_json=True))] == [c.id for c in load_claims()]
+    for j in judged:
+        assert report(judged, j.claim.id).splitlines()[4].strip() == f"verdict: {j.word}"
+        (row,) = strict(report(judged, j.claim.id, as_json=True))
+        assert row["verdict"] == j.word and row["n_seeds"] == (j.verdict.n_seeds if j.verdict else 0)
+
+
+def test_claims_command_fails_only_where_a_verdict_is_missing() -> None:
+    found = CliRunner().invoke(app, ["claims", "--json"])
+    absent = [row["id"] for row in strict(found.stdout) if row["verdict"] == "missing"]
+    assert found.exit_code == bool(absent) and (not absent or ", ".join(absent) in found.stderr)
+
+
+@pytest.mark.parametrize("name", tables.SCHEMA)
+def test_tables_as_json(name: str) -> None:
+    one = f"run_id={TABLES['runs']['run_id'].iloc[0]}"
+    found = CliRunner().invoke(app, ["table", name, "--json", "--where", one])
+    assert found.exit_code == 0, found.output
+    same = TABLES[name][TABLES[name]["run_id"] == one.removeprefix("run_id=")]
+    assert len(pd.DataFrame(strict(found.stdout))) == len(same)
+
+
+def test_summary_counts_the_tables() -> None:
+    row = strict(CliRunner().invoke(app, ["table", "--summary", "--json"]).stdout)
+    assert (row["runs"], row["configurations"]) == (len(TABLES["runs"]), len(NAMES))
+    assert (row["snapshots"], row["ablations"]) == (len(TABLES["snapshots"]), len(TABLES["ablations"]))
