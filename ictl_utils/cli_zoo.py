@@ -13,7 +13,7 @@ from .config import IctlError, require, runs_dir, runs_folder
 Out = Annotated[Path | None, typer.Option(help="Folder of the runs; default: $ICTL_RUNS, or runs in $ICTL_HOME.")]
 From = Annotated[Path | None, typer.Option("--from", help="Folder of tables; default: those shipped.")]
 AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
-zoo_app = typer.Typer(add_completion=False, no_args_is_help=True, help="The zoo's models: list, pack, verify.")
+zoo_app = typer.Typer(add_completion=False, no_args_is_help=True, help="The zoo's models: list, pack, verify, retrain.")
 
 
 def ladder(
@@ -197,7 +197,8 @@ def list_zoo(preset_name: Annotated[str, typer.Option("--preset")] = "laptop") -
     for one in shipped():
         files.setdefault(one.name, []).append(one)
     for e in entries(preset_name):
-        weights = f"{len(files[e.name])} snapshots shipped" if e.name in files else ""
+        n = len(files.get(e.name, []))
+        weights = f"{n} snapshot{'s' * (n > 1)} shipped" if n else ""
         typer.echo(f"{e.name:22} {e.model.label:24} {e.train.corpus:10} {e.train.tokens / 1e6:g} M tokens  "
                    f"{len(e.runs())} runs  {weights}")  # fmt: skip
 

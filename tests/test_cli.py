@@ -138,7 +138,7 @@ def test_zoo_list(ictl, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
     code, out, _ = ictl("zoo", "list")
     lines = out.splitlines()
     assert code == 0 and [line.split()[0] for line in lines] == [e.name for e in zoo.entries()]
-    assert [line for line in lines if "snapshots shipped" in line] == [lines[0]] and "3 snapshots" in lines[0]
+    assert [line for line in lines if "shipped" in line] == [lines[0]] and "3 snapshots" in lines[0]
 
 
 @pytest.mark.parametrize("arguments, words", [
