@@ -64,7 +64,7 @@ class Claim:
 # ---- the registration -------------------------------------------------------------------------------
 
 
-def load_claims(path: Path | None = None) -> list[Claim]:
+def load_claims(path: str | Path | None = None) -> list[Claim]:
     """All claims, checked.
 
     Raises:
@@ -72,7 +72,7 @@ def load_claims(path: Path | None = None) -> list[Claim]:
             decide has no test, a test does not parse or uses a number that ``numbers`` does not define, or
             there are not 66 rows.
     """
-    rows = _rows(path or Path(__file__).with_name("claims.csv"), COLUMNS)
+    rows = _rows(Path(path or Path(__file__).with_name("claims.csv")), COLUMNS)
     claims = [_claim(row) for row in rows]
     ids = [claim.id for claim in claims]
     for name in ids:
@@ -94,6 +94,7 @@ def load_families() -> dict[str, tuple[str, str, str]]:
 
 
 def _rows(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
+    require(path.is_file(), f"{path} is no file; expected a list of claims as comes with the package.")
     with path.open(newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file, restkey="more", restval=None)
         rows, found = list(reader), tuple(reader.fieldnames or ())

@@ -9,9 +9,10 @@ from typing import Annotated
 
 import typer
 
-from . import cli_grade, cli_zoo
+from . import cli_grade, cli_tables, cli_zoo
 from .config import IctlError, ModelConfig, TrainConfig, choose_device, preset, require, runs_dir, runs_folder
 
+STOPPED = 130  # exit code that Typer makes of Ctrl-C
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
 Out = Annotated[Path | None, typer.Option(help="Folder of the runs; default: $ICTL_RUNS, or runs in $ICTL_HOME.")]
 Tokens = Annotated[float | None, typer.Option(help="Training tokens, 10e6 style; default: the preset's.")]
@@ -27,7 +28,7 @@ def train(
     seed: Annotated[int, typer.Option(help="Seed of the initial weights.")] = 0,
     data_seed: Annotated[int, typer.Option(help="Seed of the order of the data.")] = 0,
     tokens: Tokens = None,
-    corpus: Annotated[str, typer.Option(help="stdlib, docstrings, path:GLOB, hf:NAME or synthetic.")] = "stdlib",
+    corpus: Annotated[str, typer.Option(help="stdlib, docstrings, path:GLOB, hf:NAME, bursty, markov.")] = "stdlib",
     out: Out = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,
@@ -40,7 +41,7 @@ def train(
     if tokens is not None:
         require(math.isfinite(tokens), f"tokens={tokens} is no number of training tokens; use a number such as 10e6.")
         changes["tokens"] = int(tokens)
-    require(threads >= 1, f"threads={threads} must be at least 1.")
+    require(1 <= threads <= 1024, f"threads={threads} is out of range; use 1 to 1024.")
     configs, folder = preset(preset_name, **changes), runs_folder(out)
     typer.echo(f"device: {choose_device(device)}", err=True)
     check_corpus(*configs)
@@ -61,7 +62,7 @@ def show(out: Out = None) -> None:
         m = run.manifest
         loss = f"{m['losses'][-1][1]:.3f}" if m["losses"] else "-"
         state = "finished" if run.finished else "unfinished"
-        typer.echo(f"{run.run_id}  {run.label}  {len(run)} snapshots  {run.tokens[-1]} tokens  "
+        typer.echo(f"{run.run_id}  {run.label}  {len(run)} snapshot{'s' * (len(run) != 1)}  {run.tokens[-1]} tokens  "
                    f"{m['seconds']:.0f} s  training loss {loss}  {m['device']['name']}  {state}")  # fmt: skip
 
 
@@ -82,6 +83,7 @@ def corpora(
 
 
 cli_zoo.register(app)
+cli_tables.register(app)
 cli_grade.register(app)
 
 
@@ -128,9 +130,10 @@ def main() -> None:
             raise
         typer.echo(f"ictl: {error.filename}: {error.strerror}; check the path and its permissions.", err=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        typer.echo("ictl: stopped; what is finished is kept, the same command goes on from there.", err=True)
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == STOPPED:
+            typer.echo("ictl: stopped; what is finished is kept, the same command goes on from there.", err=True)
+        raise
 
 
 if __name__ == "__main__":

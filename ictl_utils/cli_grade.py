@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
 
 
 def grade(
-    submissions: Annotated[Path, typer.Argument(help="Folder: notebooks, folders or .zip, Moodle's or Canvas' too.")],
+    submissions: Annotated[Path, typer.Argument(
+        help="Folder: notebooks, folders or .zip, Moodle's or Canvas' too; or one .zip of these.")],
     assignment: Annotated[str, typer.Option(help="Which one: a1 to a5.")],
     out: Annotated[Path, typer.Option(help="Folder of the marks.")] = Path("marks"),
     solutions: Annotated[Path | None, typer.Option(help="Folder of the instructor notebooks; default: the checkout's."
@@ -33,10 +35,9 @@ def grade(
     from .marking import find_key
     from .marks_report import Late, check_out, remove_gone
     from .sandbox import Limits
-    from .submissions import moment
+    from .submissions import end_or_moment
 
-    end_of_day = "T23:59:59" if due and len(due.strip()) == 10 else ""
-    when = Late(moment(due.strip() + end_of_day) if due else None, late)
+    when = Late(end_or_moment(due) if due else None, late)
     assignment = find_key(assignment, solutions).assignment
     check_out(out, assignment)
     batch = grade_folder(submissions, assignment, out, solutions=solutions, late=when, jobs=jobs,
@@ -58,8 +59,9 @@ def tell(batch: Batch, out: Path) -> None:
     unread = [f"{r.id}: {r.problem}" for r in records if f"{r.file}: {r.problem}" not in batch.failed]
     for words in (*batch.failed, *batch.remarks, *unread):
         typer.echo(words, err=True)
-    totals = sorted(row.final for row in batch.rows)
-    typer.echo(f"{len(totals)} submissions, median {totals[len(totals) // 2]:g} of {batch.rows[0].record.of:g} points: "
+    totals = [row.final for row in batch.rows]
+    median = f"{statistics.median(totals):g} of {batch.rows[0].record.of:g}"
+    typer.echo(f"{len(totals)} submission{'s' * (len(totals) != 1)}, median {median} points: "
                f"{out / 'summary.html'}, marks.csv, canvas.csv, moodle.csv, feedback")  # fmt: skip
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from .config import IctlError, require, runs_dir, runs_folder
+from .config import IctlError, require, run_id, runs_dir, runs_folder
 
 Out = Annotated[Path | None, typer.Option(help="Folder of the runs; default: $ICTL_RUNS, or runs in $ICTL_HOME.")]
 From = Annotated[Path | None, typer.Option("--from", help="Folder of tables; default: those shipped.")]
@@ -34,7 +34,7 @@ def ladder(
     folder = runs_folder(out)
     runs = climb(preset_name, family, seeds, out=folder, jobs=jobs, backend=backend, device=device, measure=measure_too,
                  skip=set(read()["runs"]["run_id"]) if beyond else ())  # fmt: skip
-    typer.echo(f"{len(runs)} runs trained in {folder}")
+    typer.echo(f"{len(runs)} run{'s' * (len(runs) != 1)} trained in {folder}")
     if measure_too:
         collect_zoo(folder, preset_name)
         typer.echo(f"tables: {folder / 'tables'}")
@@ -65,7 +65,8 @@ def measure(
     if good:
         tables = join(good, {run.run_id: (run.run_id, "own") for run in good}, effort)
         write(tables, folder / "tables")
-        typer.echo(f"{sum(map(len, tables.values()))} rows of {len(good)} runs: {folder / 'tables'}")
+        typer.echo(f"{sum(map(len, tables.values()))} rows of {len(good)} run{'s' * (len(good) != 1)}: "
+                   f"{folder / 'tables'}")  # fmt: skip
     if len(good) < len(runs) + len(wrong):
         raise typer.Exit(1)
 
@@ -94,49 +95,6 @@ def _measure_one(run, effort) -> str:
     return ""
 
 
-def table(
-    name: Annotated[str, typer.Argument(help="Which one; --schema lists them all.")] = "runs",
-    where: Annotated[list[str] | None, typer.Option(help="column=value; given again for a column: or that.")] = None,
-    columns: Annotated[str | None, typer.Option(help="Columns to print, with commas between.")] = None,
-    csv: Annotated[Path | None, typer.Option(help="Write a CSV file instead of printing.")] = None,
-    summary: Annotated[bool, typer.Option(help="Counts of everything instead of a table.")] = False,
-    schema: Annotated[bool, typer.Option(help="What the columns mean instead of a table.")] = False,
-    as_json: AsJson = False,
-    source: From = None,
-) -> None:
-    """Print or export any slice of the measurements."""
-    from . import tables as tabled
-
-    if csv is not None:
-        require(csv.parent.is_dir() and not csv.is_dir(), f"--csv {csv} cannot be written; expected a file in a folder "
-                                                          "that is there.")  # fmt: skip
-    if schema:
-        return typer.echo("\n".join(f"{t}.{c}: {text}" for t, cs in tabled.SCHEMA.items() for c, text in cs.items()))
-    found = tabled.read(source or tabled.SHIPPED)
-    if summary:
-        counts = tabled.summary(found)
-        return typer.echo(json.dumps(counts) if as_json else "\n".join(f"{k}: {v}" for k, v in counts.items()))
-    chosen = tabled.select(found, name, **_conditions(where or []))
-    if columns:
-        unknown = [c for c in columns.split(",") if c not in chosen]
-        require(not unknown, f"columns={unknown} are not in table {name!r}; it has {', '.join(chosen.columns)}.")
-        chosen = chosen[columns.split(",")]
-    if csv is not None:
-        chosen.to_csv(csv, index=False)
-        return typer.echo(f"{len(chosen)} rows: {csv}")
-    return typer.echo(chosen.to_json(orient="records") if as_json else chosen.to_string(index=False, max_rows=60))
-
-
-def _conditions(where: list[str]) -> dict[str, list[str]]:
-    """Column -> the values it may have, from strings ``column=value``."""
-    found: dict[str, list[str]] = {}
-    for pair in where:
-        column, equals, value = pair.partition("=")
-        require(bool(equals), f"--where {pair!r} is no condition; expected column=value.")
-        found.setdefault(column, []).append(value)
-    return found
-
-
 def claims(
     only: Annotated[str | None, typer.Option("--id", help="One claim, with its numbers of every seed.")] = None,
     as_json: AsJson = False,
@@ -152,7 +110,8 @@ def claims(
     typer.echo(report(verdicts, only, as_json))
     absent = [name for name in missing(verdicts) if only in (None, name)]
     if absent:
-        typer.echo(f"no verdict yet: {', '.join(absent)}; `ictl ladder --beyond-shipped` trains and "
+        which = "--beyond-shipped" if preset_name == "laptop" else f"--preset {preset_name}"
+        typer.echo(f"no verdict yet: {', '.join(absent)}; `ictl ladder {which}` trains and "
                    "measures what is missing, `ictl zoo pack` adds it.", err=True)
         raise typer.Exit(1)
 
@@ -193,14 +152,12 @@ def list_zoo(preset_name: Annotated[str, typer.Option("--preset")] = "laptop") -
     from .weights import shipped
     from .zoo import entries
 
-    files = {}
-    for one in shipped():
-        files.setdefault(one.name, []).append(one)
+    files = Counter(one.run_id for one in shipped())
     for e in entries(preset_name):
-        n = len(files.get(e.name, []))
+        n, runs = files[run_id(*e.runs()[0])], len(e.runs())
         weights = f"{n} snapshot{'s' * (n > 1)} shipped" if n else ""
         typer.echo(f"{e.name:22} {e.model.label:24} {e.train.corpus:10} {e.train.tokens / 1e6:g} M tokens  "
-                   f"{len(e.runs())} runs  {weights}")  # fmt: skip
+                   f"{runs} run{'s' * (runs > 1)}  {weights}".rstrip())  # fmt: skip
 
 
 @zoo_app.command()
@@ -239,7 +196,8 @@ def verify(
     found = check(read(), n, seed)
     typer.echo(found.to_string(index=False))
     if not found["agrees"].all():
-        raise IctlError(f"{(~found['agrees']).sum()} of {len(found)} numbers do not agree with their weights.")
+        typer.echo(f"{(~found['agrees']).sum()} of {len(found)} numbers do not agree with their weights.", err=True)
+        raise typer.Exit(1)
 
 
 @zoo_app.command()
@@ -262,6 +220,6 @@ def retrain(
 
 def register(app: typer.Typer) -> None:
     """Add these commands to ``ictl``."""
-    for command in (ladder, measure, table, claims, pretrained):
+    for command in (ladder, measure, claims, pretrained):
         app.command()(command)
     app.add_typer(zoo_app, name="zoo")

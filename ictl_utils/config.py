@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
+from numbers import Real
 from pathlib import Path
 
 RECIPE = 1
@@ -32,6 +33,23 @@ def one_of(name: str, value: str, known: tuple[str, ...]) -> None:
     require(value in known, f"{name}={value!r} is not known; choose one of {', '.join(known)}.")
 
 
+def _typed(config: object) -> None:
+    """Fields of a configuration are of their kind; ``10e6`` is a whole number too.
+
+    Raises:
+        IctlError: one is not; names it.
+    """
+    for field in fields(config):
+        value, kind = getattr(config, field.name), str(field.type)
+        number = isinstance(value, Real) and not isinstance(value, bool)
+        whole = number and float(value).is_integer()
+        fits = {"int": whole, "float": number, "bool": isinstance(value, bool), "str": isinstance(value, str)}[kind]
+        words = {"int": "a whole number", "float": "a number", "bool": "True or False", "str": "a string"}[kind]
+        require(fits, f"{field.name}={value!r} is not {words}; give {field.name} as {words}.")
+        if kind == "int":
+            object.__setattr__(config, field.name, int(value))
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """Architecture of one transformer (P2, "Transformer overview"; P1, "Model details")."""
@@ -48,6 +66,7 @@ class ModelConfig:
     init_qk: float = 0.06  # standard deviation of W_Q and W_K at the start
 
     def __post_init__(self) -> None:
+        _typed(self)
         require(0 <= self.n_layers <= 8, f"n_layers={self.n_layers} is out of range; use 0 to 8.")
         for name in ("d_model", "n_heads", "n_ctx", "d_vocab"):
             require(getattr(self, name) >= 1, f"{name}={getattr(self, name)} must be at least 1.")
@@ -98,10 +117,13 @@ class TrainConfig:
     snapshots: int = 60  # weights kept over the run, log-spaced then linear
 
     def __post_init__(self) -> None:
+        _typed(self)
         for name in ("tokens", "batch", "snapshots"):
             require(getattr(self, name) >= 1, f"{name}={getattr(self, name)} must be at least 1.")
         for name in ("warmup", "init_seed", "data_seed"):
             require(getattr(self, name) >= 0, f"{name}={getattr(self, name)} must not be negative.")
+            require(getattr(self, name) < 2**32, f"{name}={getattr(self, name)} is too large; use less than 2**32.")
+        require(self.tokens <= 10**12, f"tokens={self.tokens} is too large; use at most 1e12.")
         require(self.lr > 0, f"lr={self.lr} must be positive.")
         require(self.clip > 0, f"clip={self.clip} must be positive; use a large number for no clipping.")
         one_of("schedule", self.schedule, SCHEDULES)

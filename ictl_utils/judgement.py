@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
@@ -43,7 +44,10 @@ class Basis:
         return Basis({k: len(v) for k, v in runs.items()}, without, len(able))
 
     def __str__(self) -> str:
-        return f"no induction head in {self.without} of {self.of} runs" if self.without else ""
+        there = sum(n > 0 for n in self.seeds.values())
+        notes = [f"{there} of {len(self.seeds)} models measured" if there < len(self.seeds) else "",
+                 f"no induction head in {self.without} of {self.of} run{'s' * (self.of != 1)}" if self.without else ""]
+        return "; ".join(filter(None, notes))
 
 
 @dataclass(frozen=True)
@@ -179,10 +183,10 @@ def to_frame(judged: list[Judged]) -> pd.DataFrame:
         number = next(iter(j.claim.numbers), "")
         rows.append({
             "id": j.claim.id, "claim": j.claim.claim, "verdict": j.word, "number": number,
-            "value": v.value if v else None, "low": v.low if v else None, "high": v.high if v else None,
+            **{name: getattr(v, name) if v and v.value is not None else math.nan for name in ("value", "low", "high")},
             "n_seeds": v.n_seeds if v else 0, "without_one_seed": j.stable,
             "second_corpus": j.on_second_corpus,
-            "narrow_window": j.narrow if j.narrow != j.word else "",
+            "narrow_window": j.narrow if j.narrow != j.word else "", "rests_on": str(j.basis),
         })  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -193,6 +197,7 @@ def report(judged: list[Judged], only: str | None = None, as_json: bool = False)
     Raises:
         IctlError: ``only`` is no claim.
     """
+    require(bool(judged), "there is no verdict to report; expected those of judge_zoo.")
     chosen = [j for j in judged if only in (None, j.claim.id)]
     require(bool(chosen), f"{only!r} is no claim; ids run from {judged[0].claim.id} to {judged[-1].claim.id}.")
     if as_json:
@@ -222,8 +227,12 @@ def _in_full(j: Judged) -> str:
     for name, values in (asdict(j.verdict)["numbers"] if j.verdict else {}).items():
         lines.append(f"    {name} = {', '.join(f'{x:.4g}' for x in values)}  ({c.numbers[name]})")
     lines += [f"  no verdict: {j.why}"] if j.why else []
-    lines += [f"  seeds of each model: {', '.join(f'{k} {n}' for k, n in j.basis.seeds.items())}"] if j.verdict else []
-    lines += [f"  {j.basis} (over {THRESHOLD} at the end): there the best head counts"] if str(j.basis) else []
+    lines += [f"  how to test: {j.verdict.how_to_test}"] if j.verdict and j.verdict.how_to_test else []
+    seeds = ", ".join(f"{name} {n}" for name, n in j.basis.seeds.items())
+    lines += [f"  seeds of each model: {seeds}"] if seeds else []
+    lines += [f"  {j.basis}"] if str(j.basis) else []
+    lines += [f"  an induction head scores over {THRESHOLD} at the end; without one the best head counts"
+              ] if j.basis.without else []  # fmt: skip
     lines += [f"  without one seed: {j.stable}"] if j.without else []
     lines += [f"  on the second corpus: {j.on_second_corpus}{j.second_why and f': {j.second_why}'}"
               ] if j.on_second_corpus else []  # fmt: skip

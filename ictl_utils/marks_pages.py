@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import statistics
 from collections import Counter
 from dataclasses import dataclass
 
@@ -157,9 +158,9 @@ def _picture(rows: list[Row]) -> str:
     from .figures_style import picture, png
 
     fig = distribution(rows)
-    totals = sorted(row.record.total for row in rows)
-    alt = (f"Left: histogram of {len(rows)} totals, median {totals[len(totals) // 2]:g} of {rows[0].record.of:g} "
-           "points. Right: for each question the share of students with all, some and no points.")  # fmt: skip
+    median = f"{statistics.median(row.record.total for row in rows):g} of {rows[0].record.of:g}"
+    alt = (f"Left: histogram of {len(rows)} total{'s' * (len(rows) != 1)}, median {median} points. "
+           "Right: for each question the share of students with all, some and no points.")  # fmt: skip
     return picture(png(fig), alt, 96 * fig.get_figwidth())
 
 

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+import os
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -29,11 +30,12 @@ class Late:
         require(0 <= self.percent <= 100, f"late={self.percent} percent a day; expected 0 to 100.")
 
     def days(self, one: Submission) -> int:
-        """Days begun after the due time; Canvas' files carry no time of submission, and its mark counts instead."""
-        if self.due is None or (one.layout == "canvas" and not one.timed and not one.late_mark):
+        """Days begun after the due time; Canvas' files carry no time of submission, and its mark counts as one day."""
+        if self.due is None:
             return 0
-        days = math.ceil(max(0.0, one.submitted - self.due) / DAY)
-        return max(1, days) if one.late_mark and not one.timed else days
+        if one.layout == "canvas" and not one.timed:
+            return int(one.late_mark)
+        return math.ceil(max(0.0, one.submitted - self.due) / DAY)
 
     def mark(self, total: float, days: int) -> float:
         """What is left of a total."""
@@ -59,7 +61,8 @@ def rows(records: list[Record], submissions: list[Submission], late: Late, remar
         own += [words for words in remarks if words.startswith(f"{one.id}: ")]
         days = late.days(one)
         if one.late_mark and not one.timed:
-            own.append("marked late by Canvas; how many days is not known without submitted.csv")
+            own.append("marked late by Canvas; how many days is not known without submitted.csv"
+                       + (", and one is counted" if days else ""))  # fmt: skip
         absent = [] if record.problem else [m for m in record.questions if m.rule in (NOT_FOUND, UNREAD)]
         own += [f"{m.question}: {m.message}" for m in absent]
         found.append(Row(record, one, days, late.mark(record.total, days), tuple(own)))
@@ -67,11 +70,14 @@ def rows(records: list[Record], submissions: list[Submission], late: Late, remar
 
 
 def check_out(out: Path, assignment: str) -> None:
-    """Refuse a folder that holds the marks of another assignment: they would be written over.
+    """Refuse a place that cannot be a folder, and a folder that holds the marks of another assignment.
 
     Raises:
-        IctlError: it does.
+        IctlError: it is one of these.
     """
+    blocked = [path for path in (out, *out.parents) if os.path.lexists(path) and not os.path.isdir(path)]
+    require(not blocked, f"--out {out} cannot hold the marks, because {blocked[0] if blocked else out} is no folder; "
+                         "name a new folder, or that of an earlier run.")  # fmt: skip
     held = {name.partition(".")[0] for _, questions in earlier(out) for name in questions} - {assignment}
     require(not held, f"{out} holds the marks of {', '.join(sorted(held))}; expected a new folder for {assignment}, "
                       f"or its own: name one with --out, such as --out {out / assignment}.")  # fmt: skip
@@ -155,7 +161,7 @@ def short(row: Row) -> str:
     """Feedback in one line."""
     parts = [f"{m.question} {m.points:g}/{m.of}" + (f" ({spoken(m.rule)})" if m.rule else "")
              for m in row.record.questions]  # fmt: skip
-    late = f"; {row.days} days late" if row.days else ""
+    late = f"; {row.days} day{'s' * (row.days > 1)} late" if row.days else ""
     waiting = " and ".join(to_read(row.record))
     late += f"; provisional, still to be read: {waiting}" if waiting else ""
     problem = f" {row.record.problem}" if row.record.problem else ""

@@ -41,8 +41,12 @@ class Run:
             raise IctlError(f"{self.path} holds no {MANIFEST}; expected the folder of a run of `ictl train`.") from None
         except (json.JSONDecodeError, UnicodeDecodeError):
             raise IctlError(f"{self.path / MANIFEST} is damaged; delete the folder and train the run again.") from None
-        self.model_cfg = ModelConfig(**self.manifest["model"])
-        self.train_cfg = TrainConfig(**self.manifest["train"])
+        try:
+            self.model_cfg = ModelConfig(**self.manifest["model"])
+            self.train_cfg = TrainConfig(**self.manifest["train"])
+        except (KeyError, TypeError, IctlError) as error:
+            raise IctlError(f"{self.path / MANIFEST} is damaged, or of another version ({type(error).__name__}: "
+                            f"{str(error).rstrip('.')}); delete the folder and train the run again.") from None
 
     @property
     def run_id(self) -> str:

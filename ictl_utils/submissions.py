@@ -14,13 +14,14 @@ import unicodedata
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import date, datetime, time
 from pathlib import Path, PurePosixPath
 
 from .config import IctlError, require
 
 MAX_BYTES = 20 << 20  # of a notebook
 MAX_ENTRIES, MAX_UNPACKED = 20_000, 2 << 30  # of an archive
+UTF8 = 0x800  # flag of a name in an archive
 IGNORED = {"__MACOSX", ".ipynb_checkpoints", ".DS_Store", "Thumbs.db"}
 MOODLE = re.compile(r"(?P<name>.+?)_(?P<id>\d+)_assignsubmission_\w+?_?")
 CANVAS = re.compile(r"(?P<who>[^_]+)_(?P<late>LATE_)?(?P<id>\d+)_(?P<number>\d+)_(?P<file>.+)")
@@ -54,14 +55,15 @@ class Found:
 
 
 def find(folder: str | Path) -> Found:
-    """All submissions below ``folder``; the newest of each student, sorted by id.
+    """All submissions below ``folder``, or in one .zip; the newest of each student, sorted by id.
 
     Raises:
         IctlError: there is no such folder, or nothing in it.
     """
     root, remarks = Path(folder), []
-    require(root.is_dir(), f"{root} is no folder; expected the folder of submissions.")
-    every = [one for path in _walk(root, remarks) for one in _file(root, path, remarks)]
+    alone = root.suffix.lower() == ".zip" and root.is_file()
+    require(alone or root.is_dir(), f"{root} is no folder and no .zip; expected the folder or .zip of submissions.")
+    every = [one for path in ([root] if alone else _walk(root, remarks)) for one in _file(root, path, remarks)]
     require(bool(every), f"{root} holds no notebook (.ipynb, or .zip of them); expected one a student.")
     chosen: dict[str, list[Submission]] = {}
     for one in every:
@@ -73,7 +75,7 @@ def find(folder: str | Path) -> Found:
             remarks.append(f"{same[-1].id}: {len(same)} files; {same[-1].file} is the newest and is marked, "
                            f"not {others}.")  # fmt: skip
     newest = [same[-1] for _, same in sorted(chosen.items())]  # by the files' own times
-    return Found(_timed(newest, root / TIMES, remarks), remarks)
+    return Found(_timed(newest, (root.parent if alone else root) / TIMES, remarks), remarks)
 
 
 def _walk(root: Path, remarks: list[str], below: str = "") -> Iterator[Path]:
@@ -95,9 +97,9 @@ def _walk(root: Path, remarks: list[str], below: str = "") -> Iterator[Path]:
 
 def _file(root: Path, path: Path, remarks: list[str]) -> Iterator[Submission]:
     """The submissions of one file: one of a notebook, any number of an archive."""
-    place = path.relative_to(root).as_posix()
+    place = path.name if path == root else path.relative_to(root).as_posix()
     if path.suffix.lower() == ".zip":
-        yield from _archive(path, place, remarks)
+        yield from _archive(path, place, remarks, path == root)
     elif path.suffix.lower() != ".ipynb":
         remarks.append(f"{place}: no notebook, not marked.")
     else:
@@ -105,28 +107,42 @@ def _file(root: Path, path: Path, remarks: list[str]) -> Iterator[Submission]:
         yield _with_content(found, path.lstat().st_size, lambda: _read(path))
 
 
-def _archive(path: Path, place: str, remarks: list[str]) -> Iterator[Submission]:
-    """Notebooks in a .zip; a name inside that follows a platform's layout says whose it is, else the archive's."""
+def _archive(path: Path, place: str, remarks: list[str], alone: bool) -> Iterator[Submission]:
+    """Notebooks in a .zip; a name inside that follows a platform's layout says whose it is, else the archive's.
+
+    An archive that stands ``alone`` holds the whole batch: then the name inside always says it.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
             if len(entries) > MAX_ENTRIES or sum(e.file_size for e in entries) > MAX_UNPACKED:
                 raise zipfile.BadZipFile(f"{len(entries)} entries are too many or too large")
+            for entry in entries:
+                entry.filename = _name(entry)
             for entry in sorted(entries, key=lambda e: e.filename):
                 if not IGNORED.isdisjoint(PurePosixPath(entry.filename).parts) or entry.is_dir():
                     continue
                 if not entry.filename.lower().endswith(".ipynb") or stat.S_ISLNK(entry.external_attr >> 16):
                     remarks.append(f"{place}: {entry.filename} in it is no notebook, not marked.")
                     continue
-                yield _with_content(_entry(place, entry), entry.file_size, lambda e=entry: _unzip(archive, e))
+                yield _with_content(_entry(place, entry, alone), entry.file_size, lambda e=entry: _unzip(archive, e))
     except (zipfile.BadZipFile, OSError, NotImplementedError, ValueError) as error:
+        require(not alone, f"{path} cannot be read: {error}; expected a .zip of submissions: name another or a folder.")
         yield replace(whose(place), submitted=path.lstat().st_mtime, problem=f"the archive cannot be read: {error}.")
 
 
-def _entry(place: str, entry: zipfile.ZipInfo) -> Submission:
+def _name(entry: zipfile.ZipInfo) -> str:
+    """A name in an archive; some programs write UTF-8 without the flag that says so, and it is read as cp437."""
+    try:
+        return entry.filename if entry.flag_bits & UTF8 else entry.filename.encode("cp437").decode("utf-8")
+    except UnicodeError:
+        return entry.filename
+
+
+def _entry(place: str, entry: zipfile.ZipInfo, alone: bool) -> Submission:
     """Whose a notebook in an archive is."""
     inside = whose(entry.filename)
-    named = inside if inside.layout in ("moodle", "canvas") else whose(place)
+    named = inside if alone or inside.layout in ("moodle", "canvas") else whose(place)
     if named.layout == "file" and inside.layout == "folder":
         named = inside
     try:
@@ -239,3 +255,15 @@ def moment(text: str) -> float:
         return datetime.fromisoformat(text.strip()).timestamp()
     except ValueError:
         raise IctlError(f"{text!r} is no time; expected 2026-05-31 or 2026-05-31T23:59.") from None
+
+
+def end_or_moment(text: str) -> float:
+    """Seconds since 1970 of the end of a day, or of a time in ISO form; local unless a zone is given.
+
+    Raises:
+        IctlError: it is neither.
+    """
+    try:
+        return datetime.combine(date.fromisoformat(text.strip()), time(23, 59, 59)).timestamp()
+    except ValueError:
+        return moment(text)

@@ -35,11 +35,14 @@ def open_runs(folder: str | Path) -> tuple[list[Run], list[str]]:
             lacks = [field for field in IN_MANIFEST if field not in run.manifest]
             require(not lacks, f"it lacks {', '.join(lacks)}")
             require(bool(run.manifest["snapshots"]), "it lists no snapshot")
+            require(all(isinstance(x, list) and len(x) == 2 for x in run.manifest["losses"]), "its losses are damaged")
             runs.append(run)
         except (IctlError, KeyError, TypeError) as error:
-            why = f"it lacks {error}" if isinstance(error, KeyError) else str(error).rstrip(".")
-            wrong.append(f"{path / MANIFEST} is left out: {why} (of another version, or damaged); train the "
-                         "run again, or delete its folder.")
+            words = str(error).rstrip(".")
+            why = f"it lacks {words}" if isinstance(error, KeyError) else words
+            wrong.append(f"{words}; it is left out." if MANIFEST in words else
+                         f"{path / MANIFEST} is left out: {why} (of another version, or damaged); train the "
+                         "run again, or delete its folder.")  # fmt: skip
     return runs, wrong
 
 
@@ -134,7 +137,7 @@ def read(folder: str | Path = SHIPPED) -> dict[str, pd.DataFrame]:
     """
     paths = {name: Path(folder) / f"{name}.parquet" for name in SCHEMA}
     for path in paths.values():
-        require(path.exists(), f"{path} is missing; reinstall the package, or run `ictl ladder` and `ictl zoo pack`.")
+        require(path.exists(), f"{path} is missing; {_remedy(path)}.")
     return dict(_read(tuple((name, path, path.stat().st_mtime_ns) for name, path in paths.items())))
 
 
@@ -145,15 +148,22 @@ def _read(files: tuple[tuple[str, Path, int], ...]) -> tuple[tuple[str, pd.DataF
         try:
             found[name] = pd.read_parquet(path)
         except (OSError, ValueError) as error:
-            raise IctlError(f"{path} cannot be read ({error}); reinstall the package.") from None
+            raise IctlError(f"{path} cannot be read ({error}); {_remedy(path)}.") from None
     check(found)
     return tuple(found.items())
 
 
-def select(tables: dict[str, pd.DataFrame], name: str, /, **where: object) -> pd.DataFrame:
-    """Rows of a table, with the columns of ``runs`` they belong to.
+def _remedy(path: Path) -> str:
+    """What to do about a table that is not there, or damaged."""
+    if path.parent == SHIPPED:
+        return "reinstall the package, or run `ictl ladder` and `ictl zoo pack`"
+    return "expected the folder `tables` that `ictl measure` or `ictl ladder` writes beside the runs; measure again"
 
-    ``where`` fixes columns to a value, or to any of several in a list or tuple.
+
+def select(tables: dict[str, pd.DataFrame], name: str, /, **where: object) -> pd.DataFrame:
+    """Rows of a table, with the columns of ``runs`` they belong to, and the tokens seen at their snapshot.
+
+    ``where`` fixes columns to a value, or to any of several in a list or tuple; numbers are compared as numbers.
 
     Raises:
         IctlError: unknown table or column.
@@ -161,12 +171,33 @@ def select(tables: dict[str, pd.DataFrame], name: str, /, **where: object) -> pd
     one_of("table", name, tuple(SCHEMA))
     frame = tables[name]
     if name != "runs":
+        if "tokens" not in frame:
+            frame = frame.merge(tables["snapshots"][["run_id", "snapshot", "tokens"]], on=["run_id", "snapshot"])
         frame = frame.merge(tables["runs"], on="run_id", suffixes=("", "_of_run"))
     for column, value in where.items():
         one_of("column", column, tuple(frame.columns))
-        values = value if isinstance(value, list | tuple) else (value,)
-        frame = frame[frame[column].astype(str).isin([str(each) for each in values])]
+        frame = frame[having(frame[column], value)]
     return frame
+
+
+def having(column: pd.Series, value: object) -> pd.Series:
+    """Which rows have a value, or one of several in a list or tuple; strings are read as the column's kind."""
+    found = pd.Series(False, index=column.index)
+    for each in value if isinstance(value, list | tuple) else (value,):
+        if pd.api.types.is_bool_dtype(column):
+            found |= column.astype(str).str.lower() == str(each).lower()
+        elif pd.api.types.is_numeric_dtype(column):
+            found |= np.isclose(column, _number(each), rtol=1e-6, atol=0)
+        else:
+            found |= column.astype(str) == str(each)
+    return found
+
+
+def _number(value: object) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return float("nan")
 
 
 def summary(tables: dict[str, pd.DataFrame]) -> dict[str, object]:

@@ -67,6 +67,7 @@ SCHEMA: dict[str, dict[str, str]] = {
 }  # fmt: skip
 """Every column of every table, and what it means. Losses in nats, lengths in tokens, times in seconds."""
 
+NUMBERS = {"n_layers", "n_heads", "snapshots", "snapshot", "layer", "head", "tokens"}  # counted with
 OPTIONAL = {"sigma_alpha", "qk_trace", "qk_positivity"}  # empty where nothing is smeared, and in layer 0
 
 
@@ -98,6 +99,8 @@ def _filled(frame: pd.DataFrame, name: str, column: str) -> None:
     first = frame.loc[empty.idxmax(), "run_id"] if len(frame) else "-"
     require(not empty.any(), f"table {name!r}, column {column!r}: {int(empty.sum())} values are missing (NaN) or "
                              f"infinite, the first of run {first}; measure that run again.")  # fmt: skip
+    words = column in NUMBERS and not pd.api.types.is_numeric_dtype(values)
+    require(not (len(frame) and words), f"table {name!r}, column {column!r} holds no numbers; measure again.")
 
 
 def _complete(tables: Tables) -> None:

@@ -110,10 +110,12 @@ def other_text(tokens: Tokens) -> str:
 
 def _intact(place: Path) -> bool:
     """Whether every file of a tokenised corpus is there with the hash it was written with."""
-    if not (place / "about.json").exists():
+    try:
+        sha = json.loads((place / "about.json").read_text())["sha256"]
+    except (OSError, ValueError, KeyError, TypeError):  # not there, or damaged
         return False
-    sha = json.loads((place / "about.json").read_text())["sha256"]
-    return all((place / name).exists() and _file_sha(place / name) == known for name, known in sha.items())
+    return isinstance(sha, dict) and all((place / name).exists() and _file_sha(place / name) == known
+                                         for name, known in sha.items())  # fmt: skip
 
 
 def _file_sha(path: Path) -> str:

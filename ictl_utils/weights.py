@@ -47,7 +47,10 @@ class Shipped:
 
 def shipped() -> list[Shipped]:
     """All files of weights, as the registry lists them."""
-    return [Shipped(**row) for row in json.loads(REGISTRY.read_text())] if REGISTRY.exists() else []
+    try:
+        return [Shipped(**row) for row in json.loads(REGISTRY.read_text())] if REGISTRY.exists() else []
+    except (ValueError, TypeError):
+        raise IctlError(f"{REGISTRY} is damaged; restore the file (git checkout), or reinstall the package.") from None
 
 
 def load(name: str, seed: int = 0, tokens: float | None = None, *, retrain: bool = False) -> Transformer:
@@ -62,9 +65,12 @@ def load(name: str, seed: int = 0, tokens: float | None = None, *, retrain: bool
         tokens: training tokens seen; the nearest snapshot there is. Default: the end of training.
 
     Raises:
-        IctlError: unknown name, a damaged file, or weights that are neither here nor shipped; the message
-            says how long training takes.
+        IctlError: unknown name, a seed or number of tokens that is none, a damaged file, or weights that are
+            neither here nor shipped; the message says how long training takes.
     """
+    number = isinstance(tokens, int | float | np.number) and np.isfinite(tokens) and tokens >= 0
+    require(tokens is None or number, f"tokens={tokens!r} is no number of training tokens; expected one such as 4e6, "
+                                      "or none for the end of training.")  # fmt: skip
     model_cfg, train_cfg = _configs(name, seed)
     path = runs_dir() / run_id(model_cfg, train_cfg)
     if (path / "manifest.json").exists() and Run(path).finished:
@@ -82,7 +88,7 @@ def load(name: str, seed: int = 0, tokens: float | None = None, *, retrain: bool
 
 def _configs(name: str, seed: int) -> tuple[ModelConfig, TrainConfig]:
     entry = zoo.find(name)
-    require(seed >= 0, f"seed={seed} must not be negative; {name} was trained with seeds 0 to {entry.seeds - 1}.")
+    require(isinstance(seed, int | np.integer) and seed >= 0, f"seed={seed!r} is no seed; expected 0, 1 and so on.")
     return entry.runs(max(seed + 1, entry.seeds))[seed]
 
 
@@ -186,6 +192,7 @@ def verify(tables: Tables, n: int = 6, seed: int | None = None) -> pd.DataFrame:
         IctlError: nothing is shipped, or this machine's corpus is another state than the one trained on.
     """
     files = shipped()
+    require(n >= 1, f"n={n} must be at least 1.")
     require(bool(files), "no weights are shipped; `ictl zoo pack` writes them.")
     chosen = np.random.default_rng(seed).choice(len(files), min(n, len(files)), replace=False)
     rows = [row for i in chosen for row in _verify_one(files[i], tables)]

@@ -282,3 +282,8 @@ def test_tables() -> None:
     first, second = json.loads(to_json(found))
     assert first["numbers"]["x"] == ["inf", 1.0, "-inf"] and (first["value"], first["high"]) == (1.0, "inf")
     assert second["value"] is None and second["how_to_test"].startswith("Needs a pretrained family")
+
+
+def test_a_list_that_is_not_there_is_named(tmp_path) -> None:
+    with pytest.raises(IctlError, match="nope.csv is no file; expected a list of claims"):
+        load_claims(str(tmp_path / "nope.csv"))

@@ -8,11 +8,13 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from ictl_utils import cli, data, tables, weights, zoo
 from ictl_utils.claims import load_claims
-from ictl_utils.config import run_id
+from ictl_utils.config import preset, run_id
 from ictl_utils.tokens import load_tokens
 
 
@@ -47,7 +49,7 @@ def test_train_show_measure(ictl, tmp_path) -> None:
     assert code == 0 and "finished" in out and "1l-s3-" in out
     code, out, _ = ictl("measure", "--out", tmp_path, "--quick", "--jobs", 1)
     found = tables.read(tmp_path / "tables")
-    assert code == 0 and out.strip().endswith(f"rows of 1 runs: {tmp_path / 'tables'}")
+    assert code == 0 and out.strip().endswith(f"rows of 1 run: {tmp_path / 'tables'}")
     assert set(found["runs"]["run_id"]) == {Path(p).parent.name for p in tmp_path.glob("*/manifest.json")}
     assert len(found["snapshots"]) == int(found["runs"]["snapshots"].iloc[0]) > 4
 
@@ -118,13 +120,13 @@ def test_ladder_and_table(ictl, ladder: Path, tmp_path: Path) -> None:
 
 def test_what_comes_measured_is_left_out(ictl, tmp_path: Path) -> None:
     code, _, err = ictl("ladder", "--beyond-shipped", "--family", "attn-[12]l", "--seeds", 1, "--out", tmp_path)
-    assert code == 2 and "all 2 runs are among those to skip" in err and not list(tmp_path.iterdir())
+    assert code == 2 and "nothing is left to train: of 2 chosen" in err and not list(tmp_path.iterdir())
 
 
 def test_claims_without_their_models_have_no_verdict(ictl, ladder: Path) -> None:
     code, out, err = ictl("claims", "--from", ladder, "--preset", "smoke")
     absent = [c.id for c in load_claims() if c.testable and not any(m.startswith("docs-") for m in c.models)]
-    assert code == 1 and f"no verdict yet: {', '.join(absent)}; `ictl ladder --beyond-shipped`" in err
+    assert code == 1 and f"no verdict yet: {', '.join(absent)}; `ictl ladder --preset smoke`" in err
     assert f"{len(absent)} missing" in out
     code, out, _ = ictl("claims", "--from", ladder, "--preset", "smoke", "--id", absent[0], "--json")
     assert code == 1 and [row["verdict"] for row in json.loads(out)] == ["missing"]
@@ -132,7 +134,8 @@ def test_claims_without_their_models_have_no_verdict(ictl, ladder: Path) -> None
 
 
 def test_zoo_list(ictl, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    one = weights.Shipped("attn-2l-s0-5.safetensors", "0" * 64, "2l-s0-1", "attn-2l", 0, 5, True, 0.01)
+    one = weights.Shipped("attn-2l-s0-5.safetensors", "0" * 64, run_id(*zoo.find("attn-2l").runs()[0]), "attn-2l", 0, 5,
+                          True, 0.01)  # fmt: skip
     monkeypatch.setattr(weights, "REGISTRY", tmp_path / "weights.json")
     weights.REGISTRY.write_text(json.dumps([vars(one)] * 3))
     code, out, _ = ictl("zoo", "list")
@@ -168,7 +171,7 @@ def test_verify_fails_where_numbers_and_weights_disagree(ictl, ladder: Path, mon
     monkeypatch.setattr(weights, "verify", lambda *_: found)
     monkeypatch.setattr(tables, "read", lambda *_: {})
     code, out, err = ictl("zoo", "verify")
-    assert code == 2 and "1 of 2 numbers do not agree with their weights" in err and "agrees" in out
+    assert code == 1 and "1 of 2 numbers do not agree with their weights" in err and "agrees" in out
 
 
 # ---- one sentence instead of a traceback, and no wrong answer ---------------------------------------
@@ -177,9 +180,18 @@ def test_verify_fails_where_numbers_and_weights_disagree(ictl, ladder: Path, mon
 @pytest.mark.parametrize("arguments, words", [
     (("train", "--tokens", "nan"), "tokens=nan is no number of training tokens"),
     (("train", "--tokens", "inf"), "tokens=inf is no number of training tokens"),
-    (("train", "--threads", "0", "--out", "TMP/new"), "threads=0 must be at least 1"),
-    (("train", "--threads", "-2", "--out", "TMP/new"), "threads=-2 must be at least 1"),
+    (("train", "--threads", "0", "--out", "TMP/new"), "threads=0 is out of range"),
+    (("train", "--threads", "-2", "--out", "TMP/new"), "threads=-2 is out of range"),
+    (("train", "--threads", "1000000", "--out", "TMP/new"), "threads=1000000 is out of range"),
+    (("train", "--tokens", "1e30", "--out", "TMP/new"), "is too large; use at most 1e12"),
+    (("train", "--seed", "4294967296", "--out", "TMP/new"), "init_seed=4294967296 is too large"),
     (("train", "--out", "TMP/file"), "file is a file; expected a folder for runs"),
+    (("table", "runs", "--where", "name=zzz"), "name=zzz is in no row; there are attn-0l, "),
+    (("table", "runs", "--where", "lr=high"), "lr=high is in no row; there are 0.003"),
+    (("table", "nope", "--summary"), "table='nope' is not known"),
+    (("table", "--summary", "--csv", "TMP/x.csv"), "exclude each other"),
+    (("table", "--json", "--csv", "TMP/x.csv"), "as do --csv and --json"),
+    (("table", "--from", "TMP"), "runs.parquet is missing; expected the folder `tables` that `ictl measure`"),
     (("train", "--corpus", "hf:"), "corpus='hf:' names no dataset"),
     (("ladder", "--out", "TMP/file/x"), "file is a file; expected a folder for runs"),
     (("pretrained", "pythia-70m", "--out", "TMP/file"), "file is a file; expected a folder for runs"),
@@ -250,10 +262,10 @@ def test_one_bad_run_does_not_hide_or_block_the_others(ictl, tmp_path: Path) -> 
     (tmp_path / "empty" / "manifest.json").write_text("{}")
     code, out, err = ictl("show", "--out", tmp_path)
     assert code == 0 and len(out.splitlines()) == 2 and good.name in out
-    assert f"warning: {tmp_path / 'empty' / 'manifest.json'} is left out: " in err
+    assert f"warning: {tmp_path / 'empty' / 'manifest.json'} is damaged, or of another version" in err
     code, out, err = ictl("measure", "--out", tmp_path, "--quick", "--jobs", 1)
-    assert code == 1 and f"rows of 1 runs: {tmp_path / 'tables'}" in out
-    assert f"{few.name}: 2 snapshots are too few" in err and "empty/manifest.json is left out" in err
+    assert code == 1 and f"rows of 1 run: {tmp_path / 'tables'}" in out
+    assert f"{few.name}: 2 snapshots are too few" in err and "it is left out" in err
     assert tables.read(tmp_path / "tables")["runs"]["run_id"].tolist() == [good.name]
 
 
@@ -268,6 +280,45 @@ def test_a_column_given_twice_may_be_either(ictl, ladder: Path) -> None:
     where = [word for n in (1, 2, 3) for word in ("--where", f"name=docs-attn-{n}l")]
     code, out, _ = ictl("table", "runs", "--from", ladder, "--json", *where)
     assert code == 0 and {row["name"] for row in json.loads(out)} == {"docs-attn-1l", "docs-attn-2l"}
+
+
+def test_conditions_are_read_as_the_column_is(ictl, ladder: Path) -> None:
+    for where in ("lr=3e-3", "mlp=false", "init_seed=0.0"):
+        code, out, _ = ictl("table", "--from", ladder, "--json", "--where", where, "--columns", "name, name,lr")
+        assert code == 0 and len(rows := json.loads(out)) == 2 and rows[0] == {"name": rows[0]["name"], "lr": 0.003}
+    code, out, _ = ictl("table", "--from", ladder, "--summary", "--json", "--where", "name=docs-attn-1l")
+    assert code == 0 and json.loads(out)["runs"] == 1
+    code, out, _ = ictl("table", "--from", ladder, "composition", "--where", "name=docs-attn-1l")
+    assert (code, out) == (0, "no row\n")  # there is such a run, and it has no pair of layers
+
+
+def test_vectors_and_columns_as_programs_read_them(ictl, ladder: Path, tmp_path: Path) -> None:
+    code, out, _ = ictl("table", "--schema", "--json")
+    assert code == 0 and json.loads(out) == tables.SCHEMA
+    ictl("table", "token_losses", "--from", ladder, "--csv", tmp_path / "x.csv")
+    written = pd.read_csv(tmp_path / "x.csv")
+    losses = tables.read(ladder)["token_losses"]["losses_nats"]
+    assert np.allclose(json.loads(written["losses_nats"].iloc[0]), losses.iloc[0], atol=0.01)
+
+
+def test_a_stop_by_hand_says_what_is_kept(ictl, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tables, "read", stop)
+    code, _, err = ictl("table")
+    assert code == 130 and "stopped; what is finished is kept, the same command goes on from there" in err
+
+
+@pytest.mark.parametrize("content", ["[]", '{"a": 1}', '{"model": {"n_layers": "two"}, "train": {}}', "{"])
+def test_training_into_a_damaged_run_is_one_sentence(ictl, tmp_path: Path, content: str) -> None:
+    configs = preset("laptop", n_layers=0, corpus="repeat", tokens=1000)
+    (tmp_path / run_id(*configs)).mkdir()
+    (tmp_path / run_id(*configs) / "manifest.json").write_text(content)
+    code, _, err = ictl("train", "--layers", 0, "--corpus", "repeat", "--tokens", 1000, "--out", tmp_path)
+    assert code == 2 and "manifest.json is damaged" in err and "train the run again" in err and "Traceback" not in err
+    code, _, err = ictl("show", "--out", tmp_path)
+    assert code == 0 and err.count("manifest.json") == 1 and err.strip().endswith("run again; it is left out.")
 
 
 def test_claims_fail_for_the_one_asked_for_only(ictl, ladder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from ictl_utils.config import IctlError, ModelConfig, TrainConfig, choose_device, preset, run_id, runs_folder
@@ -24,6 +25,11 @@ def test_run_id_changes_with_every_field() -> None:
     assert len({base, *(run_id(m, t) for m, t in others)}) == len(others) + 1
 
 
+def test_a_whole_number_is_one_however_it_is_written() -> None:
+    assert run_id(*preset("laptop", tokens=10e6)) == run_id(*preset("laptop", tokens=10_000_000))
+    assert isinstance(TrainConfig(tokens=np.int64(5)).tokens, int)
+
+
 def test_label_names_the_model() -> None:
     assert ModelConfig(n_layers=1, smear="key").label == "1L smeared keys"
     assert ModelConfig(n_layers=4, mlp=True, positions="rotary").label == "4L MLP rotary"
@@ -37,6 +43,14 @@ def test_label_names_the_model() -> None:
     ({"d_vocab": 70_000}, ["70000", "65536"]),
     ({"d_model": 12, "n_heads": 4}, ["d_head=3", "even"]),
     ({"tokens": 0}, ["tokens=0", "at least 1"]),
+    ({"tokens": 2e12}, ["tokens=2000000000000", "at most 1e12"]),
+    ({"tokens": 0.5}, ["tokens=0.5", "whole number"]),
+    ({"n_layers": "2"}, ["n_layers='2'", "whole number"]),
+    ({"n_layers": True}, ["n_layers=True", "whole number"]),
+    ({"mlp": "yes"}, ["mlp='yes'", "True or False"]),
+    ({"lr": "1e-3"}, ["lr='1e-3'", "a number"]),
+    ({"corpus": None}, ["corpus=None", "a string"]),
+    ({"data_seed": 2**32}, ["data_seed=4294967296", "less than 2**32"]),
     ({"lr": 0.0}, ["lr=0.0", "positive"]),
     ({"schedule": "cosine"}, ["'cosine'", "linear"]),
     ({"init_seed": -1}, ["init_seed=-1"]),

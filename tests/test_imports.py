@@ -33,7 +33,7 @@ LINE = [
     "research", "research_report", "grading_a5",
     "coursework", "submissions", "extraction", "isolation", "sandbox_watch", "sandbox",
     "sandbox_child", "marking", "similarity", "marks_report", "marks_pages", "grading_batch",
-    "cards", "cli_zoo", "cli_grade", "cli", "__main__",
+    "cards", "cli_tables", "cli_zoo", "cli_grade", "cli", "__main__",
 ]  # fmt: skip
 
 

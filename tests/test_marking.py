@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import time
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -186,6 +187,8 @@ def test_a_notebook_of_another_assignment_is_said_to_be_one(tmp_path: Path) -> N
     assert done.exit_code == 0, done.output
     words = "this looks like assignment t3, and t1 is marked"
     assert done.stderr.count("looks like") == 1 and f"ada: {words}" in done.stderr
+    assert "2 submissions, median 10 of 20 points" in done.stdout
+    assert "histogram of 2 totals, median 10 of 20 points. Right:" in (tmp_path / "out" / "summary.html").read_text()
     marks = list(csv.DictReader((tmp_path / "out" / "marks.csv").read_text(encoding="utf-8-sig").splitlines()))
     assert [(row["total"], row["remarks"].count(words), "not found" in row["remarks"]) for row in marks] == [
         ("0.0", 1, False), ("20.0", 0, False)]  # fmt: skip
@@ -207,6 +210,44 @@ def test_what_is_wrong_with_the_command_is_said_before_anything_is_marked(tmp_pa
     error = command(tmp_path, "--assignment", "t1").exception
     assert str(error).startswith(f"{tmp_path / 'out'} holds the marks of t3; expected a new folder for t1")
     assert not (tmp_path / "out" / "marks.csv").exists()
+    assert str(command(tmp_path, "--assignment", "t1", "--due", "2026-13-01").exception).startswith("'2026-13-01' is")
+
+
+@pytest.mark.parametrize("place", ["file", "file/a1", "gone"])
+def test_a_place_that_is_no_folder_is_refused_before_anything_runs(tmp_path: Path, monkeypatch, place: str) -> None:
+    made.write_key(tmp_path / "key")
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "ada.ipynb").write_bytes(made.submission())
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    monkeypatch.setattr("ictl_utils.grading_batch.grade", None)
+    error = command(tmp_path, "--assignment", "t1", "--out", str(tmp_path / place)).exception
+    why = f"because {tmp_path / place.partition('/')[0]} is no folder; name"
+    assert isinstance(error, IctlError)
+    assert str(error).startswith(f"--out {tmp_path / place} cannot hold the marks, {why}")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_one_archive_is_marked_and_canvas_late_mark_is_one_day(tmp_path: Path) -> None:
+    made.write_key(tmp_path / "key")
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:  # its files carry the time of the download
+        for name in ("ada_LATE_1_50_a.ipynb", "bob_2_51_a.ipynb"):
+            archive.writestr(zipfile.ZipInfo(name, (2026, 6, 20, 12, 0, 0)), made.submission())
+    options = ["grade", str(tmp_path / "all.zip"), "--out", str(tmp_path / "out"), "--solutions", str(tmp_path / "key"),
+               "--assignment", "t1", "--late", "10"]  # fmt: skip
+
+    def table(*more: str) -> list[tuple[str, ...]]:
+        done = CliRunner().invoke(app, [*options, *more])
+        assert done.exit_code == 0, done.output
+        rows = csv.DictReader((tmp_path / "out" / "marks.csv").read_text(encoding="utf-8-sig").splitlines())
+        return [(row["id"], row["days late"], row["mark"], row["remarks"]) for row in rows]
+
+    words = "marked late by Canvas; how many days is not known without submitted.csv"
+    assert table("--due", "20260530") == [("1", "1", "18.0", f"{words}, and one is counted"), ("2", "0", "20.0", "")]
+    assert "; 1 day late; " in (tmp_path / "out" / "moodle.csv").read_text(encoding="utf-8-sig")
+    assert table() == [("1", "0", "20.0", words), ("2", "0", "20.0", "")]
+    (tmp_path / "submitted.csv").write_text("id,time\n1,2026-06-01T10:00\n2,2026-05-30T23:59\n")
+    assert table("--due", "20260530") == [("1", "2", "16.0", ""), ("2", "0", "20.0", "")]
 
 
 def test_pages_of_students_who_are_gone_are_removed(tmp_path: Path) -> None:
@@ -221,6 +262,8 @@ def test_pages_of_students_who_are_gone_are_removed(tmp_path: Path) -> None:
     (tmp_path / "in" / "zoe.ipynb").unlink()
     done = command(tmp_path, "--assignment", "t1")
     assert "zoe: no longer among the submissions" in done.stderr and done.exit_code == 0
+    assert "1 submission, median 20 of 20 points" in done.stdout
+    assert "histogram of 1 total, median 20 of 20 points" in (tmp_path / "out" / "summary.html").read_text()
     left = {path.name for path in tmp_path.rglob("out/*/*")}
     assert left == {"ada.json", "ada.html", "notes.json", "notes.html"}
     assert "no longer" not in command(tmp_path, "--assignment", "t1").stderr
@@ -273,8 +316,11 @@ def test_late_days_cost_percent() -> None:
     assert [days(t) for t in (1000, 1001, 1000 + 86400, 1001 + 86400)] == [0, 1, 1, 2]
     assert [late.mark(20, n) for n in (0, 1, 20)] == [20, 18, 0]
     assert days(9999, layout="canvas") == 0  # Canvas says itself who is late; its files carry the time of the download
-    assert days(0, layout="canvas", late_mark=True) == 1
+    for at in (0, 9999, 1000 + 9 * 86400):
+        assert days(at, layout="canvas", late_mark=True) == 1
+        assert Late(None, 10).days(replace(one, submitted=at, layout="canvas", late_mark=True)) == 0
     assert days(9999, layout="canvas", timed=True) == 1
+    assert [days(t, layout="canvas", timed=True, late_mark=True) for t in (0, 1001 + 86400)] == [0, 2]
     with pytest.raises(IctlError, match="late=120"):
         Late(0, 120)
 

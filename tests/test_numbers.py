@@ -126,6 +126,7 @@ def test_what_a_verdict_rests_on() -> None:
     basis = Basis.of_claim(claim, zoo)
     assert basis == Basis({"attn-1l": 1, "attn-2l": 2, "attn-3l": 1}, 2, 3)
     assert str(basis) == "no induction head in 2 of 3 runs" and str(replace(basis, without=0)) == ""
+    assert str(Basis({"mlp-2l": 1, "mlp-3l": 0}, 0, 1)) == "1 of 2 models measured"
     smeared = Basis.of_claim(replace(claim, models=("key-1l",)), reader(made("key-1l", layers=1, smear="key")))
     assert smeared == Basis({"key-1l": 1}, 1, 1)
     two = Verdict("A03", "mixed", 0.6, 0.5, 0.7, 2, {"ratio": [0.5, 0.7]})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 import zipfile
 from pathlib import Path
@@ -15,7 +16,7 @@ from ictl_utils.config import IctlError
 from ictl_utils.coursework import questions
 from ictl_utils.extraction import locate, looks_like, prepared, python_of, read_cells, worth_running
 from ictl_utils.marking import find_key
-from ictl_utils.submissions import find, moment, whose
+from ictl_utils.submissions import end_or_moment, find, moment, whose
 
 
 @pytest.mark.parametrize(
@@ -87,6 +88,71 @@ def test_archives_links_and_other_files(tmp_path: Path) -> None:
     for words in ("eve.ipynb: a link", "loop: a link", "essay.pdf: no notebook", "notes.txt", "pipe.ipynb: no plain"):
         assert words in told
     assert not (tmp_path.parents[1] / "out.ipynb").exists()
+
+
+def test_one_archive_stands_for_the_folder(tmp_path: Path) -> None:
+    os.utime(made_zip(tmp_path / "all.ZIP", "Ada L_9_assignsubmission_file_/a.ipynb", "x_LATE_1_50_a1.ipynb",
+                      "eve/a1.ipynb", "bob.ipynb", "cy.ipynb", "notes.txt"))  # fmt: skip
+    (tmp_path / "zoe.ipynb").write_bytes(b"")
+    (tmp_path / "submitted.csv").write_text("id,time\nbob,2026-05-31T10:00:00+00:00\n")
+    found = find(tmp_path / "all.ZIP")
+    assert [(one.id, one.file) for one in found.submissions] == [
+        ("1", "all.ZIP!x_LATE_1_50_a1.ipynb"), ("9", "all.ZIP!Ada L_9_assignsubmission_file_/a.ipynb"),
+        ("bob", "all.ZIP!bob.ipynb"), ("cy", "all.ZIP!cy.ipynb"), ("eve", "all.ZIP!eve/a1.ipynb"),
+    ]  # fmt: skip
+    assert [one.id for one in found.submissions if one.timed] == ["bob"]
+    assert found.remarks[0] == "all.ZIP: notes.txt in it is no notebook, not marked."
+    assert found.submissions[2].content == b"bob.ipynb"
+
+
+def test_one_archive_that_cannot_be_read_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "all.zip").write_bytes(b"PK no archive")
+    with pytest.raises(IctlError, match=r"all\.zip cannot be read: File is not a zip file; expected a \.zip"):
+        find(tmp_path / "all.zip")
+    (tmp_path / "ada.ipynb").write_bytes(b"")
+    for name in ("ada.ipynb", "gone.zip"):
+        with pytest.raises(IctlError, match=f"{name} is no folder and no .zip"):
+            find(tmp_path / name)
+
+
+def made_zip(path: Path, *names: str, flag: bool = True) -> Path:
+    """Files that hold their names, archived; without ``flag`` nothing says that the names are in UTF-8."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in names:
+            archive.writestr(name, name.encode())
+    content = bytearray(path.read_bytes())
+    for head, place in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+        for at in [] if flag else [found.start() for found in re.finditer(re.escape(head), bytes(content))]:
+            assert content[at + place + 1] & 8
+            content[at + place + 1] &= ~8
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize("flag", [True, False])
+def test_accents_in_an_archive(tmp_path: Path, flag: bool) -> None:
+    names = ["\u00c9mile No\u00ebl_7_assignsubmission_file_/\u00e9.ipynb", "\u0141uk_8_assignsubmission_file_/a.ipynb"]
+    made_zip(tmp_path / "moodle.zip", *names, flag=flag)
+    found = find(tmp_path).submissions
+    assert [one.student for one in found] == ["\u00c9mile No\u00ebl", "\u0141uk"]
+    assert [one.file for one in found] == [f"moodle.zip!{name}" for name in names]
+    assert [one.content.decode() for one in found] == names
+
+
+def test_accents_in_an_old_archive(tmp_path: Path) -> None:
+    path = made_zip(tmp_path / "all.zip", "\u00c9mile/a.ipynb", flag=False)
+    path.write_bytes(path.read_bytes().replace(b"\xc3\x89mile/", b"C\x90mile/"))  # cp437
+    assert [one.id for one in find(path).submissions] == ["C\u00c9mile"]
+
+
+def test_a_day_ends_at_its_end() -> None:
+    end = moment("2026-05-30T23:59:59")
+    assert {end_or_moment(text) for text in ("2026-05-30", " 20260530 ", "2026-W22-6", "2026-05-30T23:59:59")} == {end}
+    assert end_or_moment("2026-05-30T00:00") == end_or_moment("20260530T00") == moment("2026-05-30")
+    assert end_or_moment("2026-05-30T10:00+02:00") == moment("2026-05-30T08:00+00:00")
+    for text in ("2026-13-01", "tomorrow", "2026-05", "0001-01-01"):
+        with pytest.raises(IctlError, match=f"^'{text}' is no time; expected 2026-05-31 or 2026-05-31T23:59"):
+            end_or_moment(text)
 
 
 def test_times_of_submission(tmp_path: Path) -> None:

@@ -165,6 +165,8 @@ def test_select(joined, runs: list[Run]) -> None:
     assert len(rows) == 2 * len(runs[1]) and set(rows["corpus"]) == {"bursty"}
     assert len(select(joined, "runs", mlp="True")) == 0 and len(select(joined, "runs", mlp=False)) == 3
     assert select(joined, "snapshots", snapshot="0", n_layers=0)["tokens"].tolist() == [0]
+    assert sorted(set(rows["tokens"])) == runs[1].tokens.tolist()  # of the snapshot, not of the whole run
+    assert set(rows["tokens_of_run"]) == {runs[1].tokens[-1]}
     with pytest.raises(IctlError, match="table='head' is not known; choose one of runs, snapshots"):
         select(joined, "head")
     with pytest.raises(IctlError, match="column='seed' is not known; choose one of .*init_seed"):
@@ -183,6 +185,12 @@ def test_every_column_has_a_meaning() -> None:
     for name, columns in SCHEMA.items():
         assert "run_id" in columns and all(text.strip() for text in columns.values()), name
     assert OPTIONAL <= {column for columns in SCHEMA.values() for column in columns}
+
+
+def test_numbers_that_are_words_are_refused(joined) -> None:
+    broken = joined["runs"].assign(n_layers="two")
+    with pytest.raises(IctlError, match="table 'runs', column 'n_layers' holds no numbers"):
+        tables.check(joined | {"runs": broken})
 
 
 def test_select_any_of_several_values(joined) -> None:
@@ -214,7 +222,7 @@ def test_manifests_that_cannot_be_used_are_named(runs: list[Run], tmp_path: Path
     assert [run.path.name for run in found] == ["good"] and len(wrong) == 5
     for name, words in (("empty", "is damaged"), ("list", "left out"), ("newer", "'depth'"),
                         ("lacking", "lacks seconds"), ("bare", "no snapshot")):  # fmt: skip
-        (line,) = (line for line in wrong if line.startswith(f"{tmp_path / name / 'manifest.json'} is left out: "))
-        assert words in line
+        (line,) = (line for line in wrong if line.startswith(f"{tmp_path / name / 'manifest.json'} is "))
+        assert words in line and "left out" in line
     with pytest.raises(IctlError, match="holds no run; expected a folder that"):
         tables.open_runs(tmp_path / "none")

@@ -56,6 +56,13 @@ def test_a_damaged_file_is_built_again(corpus: str, tmp_path, damage: str) -> No
     assert file.read_bytes() == content
 
 
+@pytest.mark.parametrize("content", ["", "[]", '{"sha256": 1}', "\xff"])
+def test_a_damaged_list_of_hashes_is_built_again(corpus: str, tmp_path, content: str) -> None:
+    first = load_tokens(corpus, 400, tmp_path)
+    next(tmp_path.rglob("about.json")).write_text(content, encoding="latin1")
+    assert load_tokens(corpus, 400, tmp_path).sha == first.sha
+
+
 def test_vocabulary_larger_than_the_corpus_allows(tmp_path) -> None:
     for i in range(40):
         (tmp_path / f"{i}.txt").write_text(f"ab ab {i}")

@@ -138,11 +138,23 @@ def test_what_is_not_shipped_says_how_long_it_takes(packed, monkeypatch, capsys)
 
 @pytest.mark.parametrize("given, words", [
     ({"name": "attn-9l"}, "'attn-9l' is no model of the zoo; known: attn-2l"),
-    ({"name": "attn-1l", "seed": -1}, "seed=-1 must not be negative; attn-1l was trained with seeds 0 to 1"),
+    ({"name": "attn-1l", "seed": -1}, "seed=-1 is no seed; expected 0, 1 and so on"),
+    ({"name": "attn-1l", "seed": "0"}, "seed='0' is no seed"),
+    ({"name": "attn-1l", "tokens": float("inf")}, "tokens=inf is no number of training tokens"),
+    ({"name": "attn-1l", "tokens": float("nan")}, "tokens=nan is no number"),
+    ({"name": "attn-1l", "tokens": "4e6"}, "tokens='4e6' is no number"),
 ])
 def test_unknown_models_and_seeds(packed, given: dict, words: str) -> None:
     with pytest.raises(IctlError, match=words):
         weights.load(**given)
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", '[{"file": "x"}]'])
+def test_a_damaged_list_of_weights_is_named(monkeypatch, tmp_path: Path, content: str) -> None:
+    monkeypatch.setattr(weights, "REGISTRY", tmp_path / "weights.json")
+    weights.REGISTRY.write_text(content)
+    with pytest.raises(IctlError, match="weights.json is damaged; restore the file"):
+        weights.shipped()
 
 
 def test_without_a_home_there_is_nothing_to_download_from(restored) -> None:
