@@ -42,7 +42,7 @@ def _typed(config: object) -> None:
     for field in fields(config):
         value, kind = getattr(config, field.name), str(field.type)
         number = isinstance(value, Real) and not isinstance(value, bool)
-        whole = number and float(value).is_integer()
+        whole = number and (isinstance(value, int) or float(value).is_integer())
         fits = {"int": whole, "float": number, "bool": isinstance(value, bool), "str": isinstance(value, str)}[kind]
         words = {"int": "a whole number", "float": "a number", "bool": "True or False", "str": "a string"}[kind]
         require(fits, f"{field.name}={value!r} is not {words}; give {field.name} as {words}.")

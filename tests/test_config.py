@@ -50,6 +50,7 @@ def test_label_names_the_model() -> None:
     ({"mlp": "yes"}, ["mlp='yes'", "True or False"]),
     ({"lr": "1e-3"}, ["lr='1e-3'", "a number"]),
     ({"corpus": None}, ["corpus=None", "a string"]),
+    ({"init_seed": 10**400}, ["init_seed=1000", "less than 2**32"]),
     ({"data_seed": 2**32}, ["data_seed=4294967296", "less than 2**32"]),
     ({"lr": 0.0}, ["lr=0.0", "positive"]),
     ({"schedule": "cosine"}, ["'cosine'", "linear"]),
