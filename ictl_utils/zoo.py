@@ -164,6 +164,8 @@ def _variants(p: str) -> Iterator[Entry]:
         yield _entry(f"{kind}-1l-long", "variants", p, n_layers=1, smear=smear, **_long(p))
     for positions in ("rotary", "learned"):
         yield _entry(f"attn-2l-{positions}-long", "variants", p, positions=positions, **_long(p))
+    for which, warmup in (("half", train_cfg.warmup // 2), ("double", train_cfg.warmup * 2)):  # late, or nothing formed
+        yield _entry(f"attn-2l-warm-{which}-long", "variants", p, 3, warmup=warmup, **_long(p))
 
 
 def _ladder(p: str) -> Iterator[Entry]:

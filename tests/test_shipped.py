@@ -34,7 +34,7 @@ def test_runs_are_three_times_as_long_as_their_onset_or_long(name: str) -> None:
     for run in (zoo.run(name, seed) for seed in zoo.seeds(name)):
         if run.best_prefix.max() > FORMED:
             onset = phase_change(run.tokens, -run.best_prefix).start
-            assert run.tokens[-1] >= 3 * onset, (run.run["run_id"], onset)
+            assert run.tokens[-1] >= 3 * onset or f"{name}-long" in known, (run.run["run_id"], onset)
         elif run.run["n_layers"]:  # nothing forms: long, here or in a control
             assert run.tokens[-1] >= LONG or f"{name}-long" in known
         assert not name.endswith("-long") or run.tokens[-1] >= LONG

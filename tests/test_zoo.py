@@ -67,9 +67,10 @@ def test_seeds_and_tokens() -> None:
         assert all(len(e.runs()) >= 1 for e in entries(preset))
     assert all(find(f"docs-attn-{n}l").train.tokens >= 30e6 for n in (1, 2, 3))
     assert all(e.train.tokens >= 10e6 for e in entries())
-    for name in ("attn-1l", "query-1l", "value-1l", "attn-2l-rotary", "attn-2l-learned"):  # nothing forms there
+    for name in ("attn-1l", "query-1l", "value-1l", "attn-2l-rotary", "attn-2l-learned", "attn-2l-warm-half",
+                 "attn-2l-warm-double"):  # in some run nothing forms, or late
         long, short = find(f"{name}-long"), find(name)
-        assert long.train.tokens >= 15e6 and long.model == short.model
+        assert long.train.tokens >= 15e6 and long.model == short.model and long.train.warmup == short.train.warmup
 
 
 def test_runs_differ_in_seeds_alone() -> None:
