@@ -18,7 +18,7 @@ from PIL import Image
 from .figures_style import token_text
 from .figures_table import Line, Panel, Row, Span
 
-WIDE, HIGH = 600, 400  # units of a cell
+WIDE, HIGH = 480, 320  # units of a cell
 LEVELS = 128  # colours of a map
 COLOURS = {"loss-map": "viridis_r", "derivative": "RdBu_r"}
 LATE = 0.04  # share of a run after which its loss counts for the axis: the first fall would hide all the rest
