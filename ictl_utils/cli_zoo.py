@@ -8,11 +8,10 @@ from typing import Annotated
 
 import typer
 
+from .cli_tables import AsJson, From
 from .config import IctlError, require, run_id, runs_dir, runs_folder
 
 Out = Annotated[Path | None, typer.Option(help="Folder of the runs; default: $ICTL_RUNS, or runs in $ICTL_HOME.")]
-From = Annotated[Path | None, typer.Option("--from", help="Folder of tables; default: those shipped.")]
-AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
 zoo_app = typer.Typer(add_completion=False, no_args_is_help=True, help="The zoo's models: list, pack, verify, retrain.")
 
 
@@ -34,6 +33,8 @@ def ladder(
     folder = runs_folder(out)
     runs = climb(preset_name, family, seeds, out=folder, jobs=jobs, backend=backend, device=device, measure=measure_too,
                  skip=set(read()["runs"]["run_id"]) if beyond else ())  # fmt: skip
+    if not runs:
+        return typer.echo("nothing to train: all runs chosen come measured")
     typer.echo(f"{len(runs)} run{'s' * (len(runs) != 1)} trained in {folder}")
     if measure_too:
         collect_zoo(folder, preset_name)
@@ -148,16 +149,21 @@ def pretrained(
 
 @zoo_app.command("list")
 def list_zoo(preset_name: Annotated[str, typer.Option("--preset")] = "laptop") -> None:
-    """Configurations of the zoo, and the weights that are shipped."""
+    """Configurations of the zoo: how many of their runs are measured, and the weights that are shipped."""
+    from .tables import read
     from .weights import shipped
-    from .zoo import entries
+    from .zoo import entries, names, schedule
 
-    files = Counter(one.run_id for one in shipped())
+    files, measured = Counter(one.run_id for one in shipped()), set(read()["runs"]["run_id"])
     for e in entries(preset_name):
-        n, runs = files[run_id(*e.runs()[0])], len(e.runs())
-        weights = f"{n} snapshot{'s' * (n > 1)} shipped" if n else ""
-        typer.echo(f"{e.name:22} {e.model.label:24} {e.train.corpus:10} {e.train.tokens / 1e6:g} M tokens  "
-                   f"{runs} run{'s' * (runs > 1)}  {weights}".rstrip())  # fmt: skip
+        ids = [run_id(m, t) for m, t in e.runs()]
+        n, done = files[ids[0]], len(measured & set(ids))
+        first = names(preset_name)[ids[0]][0]
+        notes = [f"same as {first}"] * (first != e.name) + [f"weights of {n} snapshot{'s' * (n > 1)}"] * (n > 0)
+        typer.echo(f"{e.name:24} {e.model.label:18} {e.train.corpus:10} {e.train.tokens / 1e6:g} M tokens  "
+                   f"{done} of {len(ids)} run{'s' * (len(ids) > 1)} measured  {', '.join(notes)}".rstrip())  # fmt: skip
+    planned = {run_id(m, t) for _, m, t in schedule(entries(preset_name))}
+    typer.echo(f"{len(planned & measured)} of {len(planned)} runs measured")
 
 
 @zoo_app.command()

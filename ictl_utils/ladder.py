@@ -49,14 +49,15 @@ def climb(
         skip: run ids to leave out, such as those measured on another machine.
 
     Raises:
-        IctlError: unknown preset, family or backend, no seed or process, nothing to do, or the first error of a run.
+        IctlError: unknown preset, family or backend, no seed or process, or the first error of a run.
     """
     one_of("backend", backend, BACKENDS)
     for name, given in (("seeds", seeds), ("jobs", jobs)):
         require(given is None or given >= 1, f"{name}={given} must be at least 1.")
     folder, chosen = Path(out or runs_dir()), schedule(entries(preset_name, family), seeds)
     todo = [(name, m, t) for name, m, t in chosen if run_id(m, t) not in skip]
-    require(bool(todo), f"nothing is left to train: of {len(chosen)} chosen, all are among those to skip.")
+    if not todo:
+        return []
     for corpus, d_vocab in {(t.corpus, m.d_vocab) for _, m, t in todo}:
         load_tokens(corpus, d_vocab)  # once, before the processes start
     effort = effort_of(preset_name) if measure else None

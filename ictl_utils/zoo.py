@@ -153,10 +153,11 @@ def _long(p: str) -> dict[str, int]:
 
 
 def _variants(p: str) -> Iterator[Entry]:
-    model_cfg, train_cfg = _base(p)
+    _, train_cfg = _base(p)
     yield _entry("attn-0l", "variants", p, n_layers=0)
-    yield _entry("attn-2l-warm-half", "variants", p, 3, warmup=train_cfg.warmup // 2)
-    yield _entry("attn-2l-warm-double", "variants", p, 3, warmup=train_cfg.warmup * 2)
+    warmups = {"half": train_cfg.warmup // 2, "double": train_cfg.warmup * 2}
+    for which, warmup in warmups.items():
+        yield _entry(f"attn-2l-warm-{which}", "variants", p, 3, warmup=warmup)
     for positions in ("rotary", "learned"):
         yield _entry(f"attn-2l-{positions}", "variants", p, positions=positions)
     yield _entry("attn-2l-muon", "variants", p, optimizer="muon")
@@ -164,7 +165,7 @@ def _variants(p: str) -> Iterator[Entry]:
         yield _entry(f"{kind}-1l-long", "variants", p, n_layers=1, smear=smear, **_long(p))
     for positions in ("rotary", "learned"):
         yield _entry(f"attn-2l-{positions}-long", "variants", p, positions=positions, **_long(p))
-    for which, warmup in (("half", train_cfg.warmup // 2), ("double", train_cfg.warmup * 2)):  # late, or nothing formed
+    for which, warmup in warmups.items():  # late, or nothing formed
         yield _entry(f"attn-2l-warm-{which}-long", "variants", p, 3, warmup=warmup, **_long(p))
 
 
