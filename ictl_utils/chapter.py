@@ -172,8 +172,8 @@ def _badge_row(j: Judged) -> str:
         notes.append(f"of the models, the {which[1] or which[2]}")
     if j.without and j.stable != "yes":
         notes.append(f"another verdict without {html.escape(j.stable.removeprefix('no: '))}")
-    if str(j.basis):
-        notes.append(f"{j.basis}{', where the best head counts' if j.basis.without else ''}")
+    if j.rests_on:
+        notes.append(j.rests_on + (", where the best head counts" if j.basis.without else ""))
     if j.on_second_corpus:
         notes.append(f"second corpus: {j.on_second_corpus}")
     if j.narrow and j.narrow != j.word:

@@ -208,6 +208,14 @@ def probabilities(model: Transformer, triples: Int[np.ndarray, "n 3"], ids: IdLi
     return after, without
 
 
+def raised_by_chance(model: Transformer, tokens: Tokens, bugs: list[Bug], seed: int = 0) -> float:
+    """Share of ``bugs`` whose cross terms are both raised by the source of another bug: what F06 has by chance."""
+    sources = np.random.default_rng(seed).permutation([bug.source for bug in bugs])
+    asked = [(a, bug.destinations[i], bug.outs[1 - i]) for i in (0, 1) for a, bug in zip(sources, bugs, strict=True)]
+    after, without = probabilities(model, np.array(asked), np.flatnonzero(tokens.counts)[1:])
+    return float((after > without).reshape(2, -1).all(axis=0).mean())
+
+
 def most_raised(bugs: list[Bug], n: int = 5) -> list[Bug]:
     """The ``n`` bugs with the largest cross terms, each source and each out once."""
     chosen: list[Bug] = []

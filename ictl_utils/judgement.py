@@ -18,11 +18,12 @@ from .numbers_base import NARROW, Zoo, seeds_in
 from .numbers_training import same_sign
 from .survey_facts import THRESHOLD
 from .tables import Tables
-from .verdicts import Verdict, how_to_test, judge, leave_one_out, to_json
+from .verdicts import Verdict, alone, how_to_test, judge, leave_one_out, to_json
 from .zoo import entries
 
 MISSING = "missing"
 AGAIN = {"A08": (same_sign,)}  # numbers that depend on all seeds, made anew when one is left out
+AT_SURVEY = ("C05",)  # the registered window is in what was measured: no other can be tried on the tables
 OVER_TRAINING, WHOLE_RUN = ("A17", "E11"), " --revisions training"  # these need checkpoints from the first step on
 SECOND = "docs-"  # names of models on the second corpus begin with it
 
@@ -34,19 +35,24 @@ class Basis:
     seeds: dict[str, int]  # model of the claim -> seeds measured
     without: int  # runs in which no head passes the threshold of an induction head at the end: the best head counts
     of: int  # runs that could have one: two layers and more, or smeared keys
+    from_start: int = 0  # runs whose window begins with the first snapshot, where the verdict reads the window
+    windows: int = 0  # runs whose window it reads
 
     @staticmethod
-    def of_claim(claim: Claim, zoo: Zoo) -> Basis:
-        """The basis of a verdict on ``claim`` by the measurements in ``zoo``."""
+    def of_claim(claim: Claim, zoo: Zoo, window: bool = False) -> Basis:
+        """The basis of a verdict on ``claim`` by the measurements in ``zoo``; ``window``: it reads the window."""
         runs = {name: [zoo.run(name, seed) for seed in zoo.seeds(name)] for name in claim.models}
         able = [r for group in runs.values() for r in group if r.run["n_layers"] > 1 or r.run["smear"] == "key"]
         without = sum(bool(r.best_prefix[-1] <= THRESHOLD) for r in able)
-        return Basis({k: len(v) for k, v in runs.items()}, without, len(able))
+        early = [r.window.start <= r.tokens[0] for group in runs.values() for r in group] if window else []
+        return Basis({k: len(v) for k, v in runs.items()}, without, len(able), sum(map(bool, early)), len(early))
 
     def __str__(self) -> str:
         there = sum(n > 0 for n in self.seeds.values())
         notes = [f"{there} of {len(self.seeds)} models measured" if there < len(self.seeds) else "",
-                 f"no induction head in {self.without} of {self.of} run{'s' * (self.of != 1)}" if self.without else ""]
+                 f"no induction head in {self.without} of {self.of} run{'s' * (self.of != 1)}" if self.without else "",
+                 f"window from the first snapshot on in {self.from_start} of {self.windows} runs"
+                 if self.from_start else ""]
         return "; ".join(filter(None, notes))
 
 
@@ -57,10 +63,12 @@ class Judged:
     claim: Claim
     verdict: Verdict | None  # None: in scope, but the models it needs are not measured yet
     without: dict[int, str]  # verdict without each seed in turn
+    alone: dict[int, str]  # verdict by each seed alone
     second_corpus: Verdict | None  # on the second corpus, where its models are measured
     narrow: str = ""  # what the verdict would be with the window at half of the steepest slope; not registered
     why: str = ""  # there is no verdict
     second_why: str = ""  # there is none on the second corpus although its models are measured
+    remark: str = ""  # on the test itself
     basis: Basis = field(default=Basis({}, 0, 0), hash=False)
     second_basis: Basis = field(default=Basis({}, 0, 0), hash=False)
 
@@ -75,6 +83,18 @@ class Judged:
         n = self.verdict.n_seeds if self.verdict else 0
         least = min([n, *(m for m in self.basis.seeds.values() if m)])
         return f"{n}" if least == n else f"{least} to {n}"
+
+    @property
+    def agreeing(self) -> int:
+        """Seeds that by themselves would give the same verdict."""
+        return sum(word == self.word for word in self.alone.values())
+
+    @property
+    def rests_on(self) -> str:
+        """What must be known to read the verdict: models and heads that are not there, seeds that say otherwise."""
+        n = len(self.alone)
+        by = f"{self.word} by {self.agreeing} of {n} seeds taken alone" if self.agreeing < n else ""
+        return "; ".join(filter(None, [by, str(self.basis), self.remark]))
 
     @property
     def second_word(self) -> str:
@@ -132,26 +152,31 @@ def _judged(claim: Claim, first: Zoo, second: Zoo, narrow: Zoo, place: tuple[str
     compute = cache(NUMBERS[claim.id])  # for the verdict, and for those without a seed
     verdict, why = _verdict(claim, compute, first, place)
     if verdict is None:
-        return Judged(claim, None, {}, None, why=why or _not_measured(claim, first))
+        return Judged(claim, None, {}, {}, None, why=why or _not_measured(claim, first))
     own = any(m.startswith(SECOND) for m in claim.models)  # is about the second corpus itself
     other, second_why = (None, "") if own else _verdict(claim, compute, second, place)
-    under_narrow = _verdict(claim, compute, narrow, place)[0]
-    without = leave_one_out(claim, compute(first), *AGAIN.get(claim.id, ()))
-    return Judged(claim, verdict, without, other, under_narrow.verdict if under_narrow else "", second_why=second_why,
-                  basis=Basis.of_claim(claim, first),
-                  second_basis=Basis.of_claim(claim, second) if other else Basis({}, 0, 0))  # fmt: skip
+    under_narrow = None if claim.id in AT_SURVEY else _verdict(claim, compute, narrow, place)[0]
+    window = under_narrow is None or under_narrow.numbers != verdict.numbers  # it reads the window
+    seeds = (claim, compute(first), *AGAIN.get(claim.id, ()))
+    return Judged(claim, verdict, leave_one_out(*seeds), alone(*seeds), other,
+                  under_narrow.verdict if under_narrow else "", second_why=second_why,
+                  basis=Basis.of_claim(claim, first, window),
+                  second_basis=Basis.of_claim(claim, second, window) if other else Basis({}, 0, 0))  # fmt: skip
 
 
 def _judged_pretrained(claim: Claim, zoos: list[Zoo], place: tuple[str, str]) -> Judged:
     """A claim that small models do not decide: judged where all that it needs is measured, else not testable here."""
+    remark = numbers_pretrained.REMARKS.get(claim.id, "")
     compute = PRETRAINED.get(claim.id) if claim.reproduced_test else None
     found = [zoo for zoo in zoos if len(compute(zoo))] if compute else []
     verdict, why = _verdict(claim, compute, found[0], place) if found else (None, "")
     if verdict is None:
         command = f"ictl pretrained NAME{WHOLE_RUN if claim.id in OVER_TRAINING else ''}" if compute else ""
-        none = replace(judge(claim, None, *place), how_to_test=how_to_test(claim, command))
-        return Judged(claim, none, {}, None, why=why)
-    return Judged(claim, verdict, leave_one_out(claim, compute(found[0])), None)
+        words = how_to_test(claim, command) + (f" {remark}" if remark else "")
+        none = replace(judge(claim, None, *place), how_to_test=words)
+        return Judged(claim, none, {}, {}, None, why=why)
+    seeds = claim, compute(found[0])
+    return Judged(claim, verdict, leave_one_out(*seeds), alone(*seeds), None, remark=remark)
 
 
 def _verdict(claim: Claim, compute: Callable[[Zoo], pd.DataFrame], zoo: Zoo, place: tuple[str, str]
@@ -184,9 +209,9 @@ def to_frame(judged: list[Judged]) -> pd.DataFrame:
         rows.append({
             "id": j.claim.id, "claim": j.claim.claim, "verdict": j.word, "number": number,
             **{name: getattr(v, name) if v and v.value is not None else math.nan for name in ("value", "low", "high")},
-            "n_seeds": v.n_seeds if v else 0, "without_one_seed": j.stable,
+            "seeds": j.seeds, "without_one_seed": j.stable,
             "second_corpus": j.on_second_corpus,
-            "narrow_window": j.narrow if j.narrow != j.word else "", "rests_on": str(j.basis),
+            "narrow_window": j.narrow if j.narrow != j.word else "", "rests_on": j.rests_on,
         })  # fmt: skip
     return pd.DataFrame(rows)
 
@@ -215,6 +240,7 @@ def _plain(j: Judged) -> dict[str, object]:
     row = json.loads(to_json([j.verdict or empty]))[0]
     second = json.loads(to_json([j.second_corpus]))[0] if j.second_corpus else None
     return row | {"claim": j.claim.claim, "without_seed": {str(k): v for k, v in j.without.items()},
+                  "by_seed_alone": {str(k): v for k, v in j.alone.items()},
                   "second_corpus": second, "narrow_window": j.narrow, "basis": asdict(j.basis),
                   "second_corpus_basis": asdict(j.second_basis)}  # fmt: skip
 
@@ -230,7 +256,7 @@ def _in_full(j: Judged) -> str:
     lines += [f"  how to test: {j.verdict.how_to_test}"] if j.verdict and j.verdict.how_to_test else []
     seeds = ", ".join(f"{name} {n}" for name, n in j.basis.seeds.items())
     lines += [f"  seeds of each model: {seeds}"] if seeds else []
-    lines += [f"  {j.basis}"] if str(j.basis) else []
+    lines += [f"  {j.rests_on}"] if j.rests_on else []
     lines += [f"  an induction head scores over {THRESHOLD} at the end; without one the best head counts"
               ] if j.basis.without else []  # fmt: skip
     lines += [f"  without one seed: {j.stable}"] if j.without else []

@@ -117,8 +117,8 @@ def c03(zoo: Zoo) -> pd.DataFrame:
 def effect_over_training(run: RunTables) -> tuple[float, float]:
     """Mean effect of all heads that ever were induction heads, over its peak: size before the window, and end.
 
-    Size before: mean of absolute values over the snapshots up to the start of the window. NaN where the
-    effect was never positive.
+    Size before: mean of absolute values over the snapshots up to the start of the window; the first snapshot counts
+    as before where the window begins with it. NaN where the effect was never positive.
     """
     ever = (run.prefix > THRESHOLD).any(axis=0)
     ever = ever if ever.any() else run.prefix.max(axis=0) == run.prefix.max()

@@ -66,6 +66,14 @@ def leave_one_out(claim: Claim, numbers: pd.DataFrame, again: Numbers = lambda r
     return {seed: _decided(claim, others) for seed, others in rest.items()}
 
 
+def alone(claim: Claim, numbers: pd.DataFrame, again: Numbers = lambda one: one) -> dict[object, str]:
+    """What the verdict would be with each seed as the only one; arguments as :func:`leave_one_out`."""
+    if not claim.reproduced_test:
+        return {}
+    numbers = _checked(claim, numbers)
+    return {seed: _decided(claim, again(numbers.loc[[seed]])) for seed in numbers.index}
+
+
 def _decided(claim: Claim, numbers: pd.DataFrame) -> str:
     """As :func:`judge` would have it, in a word; a median can be undefined without one of the seeds."""
     try:

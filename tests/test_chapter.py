@@ -69,6 +69,13 @@ def test_only_commands_that_can_decide_are_offered() -> None:
     judged = {j.claim.id: j.verdict.how_to_test for j in judge_zoo(read(), only=["A06", "A17", "D03"])}
     assert "`ictl pretrained NAME` for" in judged["A06"] and "--revisions training` for" in judged["A17"]
     assert "ictl pretrained" not in judged["D03"] and "pretrained family" in judged["D03"]
+    assert judged["A06"].endswith("--corpus path:GLOB).") and "mixed at best" in judged["A17"]
+
+
+def test_a_window_that_was_chosen_before_cannot_be_tried_again() -> None:
+    """The attribution of C05 is along the change in the registered window: no other reading."""
+    c05, a08 = judge_zoo(read(), only=["C05", "A08"])[::-1]
+    assert c05.narrow == "" and c05.basis.windows > 0 and a08.narrow and a08.basis.windows == c05.basis.windows
 
 
 def test_further_seeds_count() -> None:

@@ -15,7 +15,7 @@ import pytest
 from ictl_utils import claims, verdicts, zoo
 from ictl_utils.claims import Claim, holds, load_claims, names_in
 from ictl_utils.config import IctlError
-from ictl_utils.verdicts import judge, judge_all, leave_one_out, to_frame, to_json
+from ictl_utils.verdicts import alone, judge, judge_all, leave_one_out, to_frame, to_json
 
 PACKAGE = Path(claims.__file__).parent
 REGISTRATION = "2c06355a318293311c1f97b026f5171b73a9a6aeee5d7932d7e0a0f9d640407d"
@@ -171,6 +171,12 @@ def test_comparisons_and_precedence(test: str, expected: bool) -> None:
     assert holds(test, {"x": 2.0, "y": -1.0}) is expected
 
 
+def test_rounding_errors_do_not_decide() -> None:
+    """A rank correlation of exactly a fifth must not depend on the order in which a library adds."""
+    assert not holds("x < 0.2", {"x": 0.2 - 3e-17}) and not holds("x > 0.3", {"x": 0.1 + 0.2})
+    assert holds("x < 0.2", {"x": 0.2 - 1e-9})
+
+
 def test_infinite_numbers_compare() -> None:
     assert holds("x > 2", {"x": float("inf")}) and not holds("x >= -1", {"x": float("-inf")})
 
@@ -247,6 +253,7 @@ def test_leaving_out_one_seed_can_flip_the_verdict() -> None:
     assert judge(made_up("all"), numbers).verdict == "mixed"
     assert leave_one_out(made_up("all"), numbers) == {10: "mixed", 11: "mixed", 12: "reproduced"}
     assert leave_one_out(made_up(), numbers) == {10: "mixed", 11: "mixed", 12: "reproduced"}
+    assert alone(made_up("all"), numbers) == {10: "reproduced", 11: "reproduced", 12: "contradicted"}
     assert leave_one_out(made_up(), seeds(0.9)) == {}
     assert leave_one_out(made_up(), seeds(float("inf"), float("-inf"), 0.9))[2] == "undefined"  # their median
 

@@ -119,6 +119,9 @@ def test_bugs_cross_two_pairs_of_one_source(monkeypatch: pytest.MonkeyPatch) -> 
         np.testing.assert_allclose(bug.after.ravel(), after, rtol=1e-5)
         np.testing.assert_allclose(bug.without.ravel(), without, rtol=1e-5)
         assert bug.cross == pytest.approx(min(bug.gains[0, 1], bug.gains[1, 0]))
+    assert 0 <= examples.raised_by_chance(model, tokens, found) <= 1
+    own = examples.raised_by_chance(model, tokens, found[:1])  # one source can only be dealt to its own pair
+    assert own == float(found[0].cross > 0)
     best = examples.most_raised(found, 3)
     assert best[0].cross == max(bug.cross for bug in found)
     with pytest.raises(IctlError, match="read more"):

@@ -56,10 +56,10 @@ def run(label: str = "2L", early: float = 0.1, late: float = 0.1, grows: bool = 
 def judged(name: str, word: str, **more) -> Judged:
     claim = CLAIMS[name]
     if word == "missing":
-        return Judged(claim, None, {}, None, why="not measured: attn-9l")
+        return Judged(claim, None, {}, {}, None, why="not measured: attn-9l")
     numbers = {number: [0.5, 0.7] for number in claim.numbers}
     verdict = Verdict(name, word, 0.6, 0.5, 0.7, 2, numbers)
-    return Judged(claim, verdict, **{"without": {}, "second_corpus": None} | more)
+    return Judged(claim, verdict, **{"without": {}, "alone": {}, "second_corpus": None} | more)
 
 
 VERDICTS = [

@@ -130,12 +130,26 @@ def test_what_a_verdict_rests_on() -> None:
     smeared = Basis.of_claim(replace(claim, models=("key-1l",)), reader(made("key-1l", layers=1, smear="key")))
     assert smeared == Basis({"key-1l": 1}, 1, 1)
     two = Verdict("A03", "mixed", 0.6, 0.5, 0.7, 2, {"ratio": [0.5, 0.7]})
-    judged = Judged(claim, two, {}, replace(two, n_seeds=1), basis=basis, second_basis=basis)
+    judged = Judged(claim, two, {}, {0: "mixed", 1: "mixed"}, replace(two, n_seeds=1), basis=basis, second_basis=basis)
     assert judged.seeds == "1 to 2" and replace(judged, basis=Basis({"attn-2l": 5}, 0, 5)).seeds == "2"
     assert judged.on_second_corpus == "mixed (1 seed, no induction head in 2 of 3 runs)"
     assert replace(judged, second_basis=Basis({}, 0, 0)).on_second_corpus == "mixed (1 seed)"
     assert replace(judged, second_corpus=None).on_second_corpus == ""
     assert replace(judged, second_corpus=None, second_why="0 over 0").on_second_corpus == "undefined"
+    assert judged.rests_on == str(basis) and judged.agreeing == 2
+    assert replace(judged, alone={0: "reproduced", 1: "mixed"}, basis=Basis({}, 0, 0), remark="A remark.").rests_on == (
+        "mixed by 1 of 2 seeds taken alone; A remark.")
+
+
+def test_windows_that_begin_with_the_run_are_counted() -> None:
+    """The score falls from the first snapshot on, or later; only a verdict that reads the window counts them."""
+    claim = replace(CLAIMS["A16"], models=("attn-2l", "attn-3l"))
+    zoo = reader(made("attn-2l", 0, fall=ramp(0, 0.3)), made("attn-2l", 1), made("attn-3l", 0, layers=3))
+    assert [zoo.run("attn-2l", seed).window.start > 0 for seed in (0, 1)] == [False, True]
+    found = Basis.of_claim(claim, zoo, window=True)
+    assert (found.from_start, found.windows) == (1, 3)
+    assert str(found).endswith("window from the first snapshot on in 1 of 3 runs")
+    assert Basis.of_claim(claim, zoo).windows == 0
 
 
 def test_the_beginning_of_a_run() -> None:

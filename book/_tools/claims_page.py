@@ -53,7 +53,7 @@ def row(judged) -> str:
         value += f" [{number(verdict.low)}, {number(verdict.high)}]"
     named = f"<br><small>{html.escape(next(iter(claim.numbers)))}</small>" if value else ""
     second = judged.second_word + (f"<br><small>{judged.second_notes}</small>" if judged.second_notes else "")
-    basis = f"<br><small>{judged.basis}</small>" if str(judged.basis) else ""
+    basis = f"<br><small>{judged.rests_on}</small>" if judged.rests_on else ""
     figures = [f'<a href="../notebooks/{f.chapter}.html#{anchor(f.key)}">{f.number}</a>'
                for f in book_figures() if claim.id in f.claims]  # fmt: skip
     link = " ".join(figures) or chapters().get(claim.id, "")
