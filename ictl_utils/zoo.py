@@ -170,10 +170,16 @@ def _variants(p: str) -> Iterator[Entry]:
 
 
 def _ladder(p: str) -> Iterator[Entry]:
+    """Six sizes; and the smallest for longer, where its change comes too late for 10 M tokens."""
+    for i in range(1, len(LADDER) + 1):
+        yield _entry(f"ladder-{i}", "ladder", p, **_size(p, i))
+    yield _entry("ladder-1-long", "variants", p, **_size(p, 1), **({"tokens": 30_000_000} if p == "laptop" else {}))
+
+
+def _size(p: str, i: int) -> dict[str, float]:
     """Depth and width grow together, heads stay as wide; learning rate and W_QK scale with 1 / sqrt(width)."""
-    model_cfg, train_cfg = _base(p)
-    for i, (layers, width) in enumerate(LADDER, start=1):
-        heads = max(1, round(model_cfg.n_heads * width))
-        scale = (heads / model_cfg.n_heads) ** -0.5
-        yield _entry(f"ladder-{i}", "ladder", p, n_layers=layers, n_heads=heads, d_model=heads * model_cfg.d_head,
-                     lr=train_cfg.lr * scale, init_qk=model_cfg.init_qk * scale)  # fmt: skip
+    (model_cfg, train_cfg), (layers, width) = _base(p), LADDER[i - 1]
+    heads = max(1, round(model_cfg.n_heads * width))
+    scale = (heads / model_cfg.n_heads) ** -0.5
+    return {"n_layers": layers, "n_heads": heads, "d_model": heads * model_cfg.d_head, "lr": train_cfg.lr * scale,
+            "init_qk": model_cfg.init_qk * scale}  # fmt: skip
