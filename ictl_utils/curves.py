@@ -44,9 +44,9 @@ def phase_change(
 
     The score is read off on 500 equal steps of the run and smoothed with a Gaussian of width ``smooth``
     of the run. The steepest point is looked for inside the stretch, as long as ``stretch`` of the run, over
-    which the score falls most: every model, also one without any heads, first learns which tokens are
-    frequent, and its score falls a little then, but steeply. The paper gives no formula; this is our rule,
-    the same for every model. It always finds a window: whether anything formed there is another question.
+    which the score falls most: at the very start of training, while the loss falls fastest, every score swings
+    a little, but steeply. The paper gives no formula; this is our rule, the same for every model. It always finds a
+    window: whether anything formed there is another question.
 
     Raises:
         IctlError: fewer than four snapshots.

@@ -19,7 +19,7 @@ from .figures_style import token_text
 from .figures_table import Line, Panel, Row, Span
 
 WIDE, HIGH = 480, 320  # units of a cell
-LEVELS = 128  # colours of a map
+LEVELS = 96  # colours of a map
 COLOURS = {"loss-map": "viridis_r", "derivative": "RdBu_r"}
 LATE = 0.04  # share of a run after which its loss counts for the axis: the first fall would hide all the rest
 Tick = tuple[int, str]  # place in units of a cell, from the left or from the top, and its text

@@ -50,9 +50,9 @@ def _why_not(row: str, column: Column) -> str:
         return "N/A: no heads"
     if row == "trace" and one:
         return "N/A: no earlier layer"
+    if row == "attribution" and one and run.run["smear"] == "none":
+        return "N/A: one layer"
     if row in ("attribution", "ablation"):
-        if one and run.run["smear"] == "none":
-            return "N/A: one layer"
         if run.ablations.empty or run.ablations["attribution_nats"].isna().all():
             return "not measured"
     return ""
