@@ -169,9 +169,11 @@ def _one_earlier(given: dict, answer: dict) -> str | None:
 
 
 def _other_targets(given: dict, answer: dict) -> str | None:
-    at = _successor(answer["first"])
-    return f"in both texts an induction head must look at position {at}; expected two different positions." \
-        if at == _successor(answer["second"]) else None  # fmt: skip
+    text, at, other = answer["first"], _successor(answer["first"]), _successor(answer["second"])
+    if at == other:
+        return f"in both texts an induction head must look at position {at}; expected two different positions."
+    same = text[at] == text[other]
+    return f"both targets hold token {text[at]}, so a head that looks at both continues both texts." if same else None
 
 
 def _same_view(given: dict, answer: dict) -> str | None:
@@ -230,7 +232,7 @@ QUESTIONS = (
         "a2.q7", "Why one layer cannot", "two_texts", 2, 12, 2, _text_cases,
         (keys("first", "second", of=list), holds("tokens in range", _ids_in_range),
          holds("one earlier occurrence of the last token", _one_earlier, "Count it in both texts."),
-         holds("the targets differ", _other_targets, "Let the token before each of the two keys decide."),
+         holds("the targets differ", _other_targets, "The token before each of the two keys decides; the keys differ."),
          holds("one layer sees the same", _same_view, "Change only tokens that are neither query nor target.")),
     ),
     Question(

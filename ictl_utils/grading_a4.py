@@ -145,6 +145,8 @@ def _joint_effect(given: dict, answer: Any) -> str | None:
     near = any(abs(joint - x) <= 0.3 * abs(x) + 3 * se for x in measured()["joint"])
     if near and 0 < se < min(0.3, joint / 2):
         return None
+    if near:
+        return f"{joint:.3g} nats fits; a standard error of {se:.3g} does not: it is one standard error of the mean."
     return f"{joint:.3g} nats with a standard error of {se:.3g} is far from what these heads do in this model."
 
 

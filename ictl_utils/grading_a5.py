@@ -141,6 +141,8 @@ def _interval_cases(seed: int) -> list[Case]:
         Case({"baseline": arm(5, 0.4), "variant": shuffled}, "the seeds come in another order"),
         Case({"baseline": arm(3, 0.4), "variant": arm(6, 0.2)}, "the variant has more seeds"),
         Case({"baseline": baseline, "variant": {s: x + shift for s, x in baseline.items()}}, "one difference"),
+        Case({"baseline": arm(4, 0.4), "variant": {s + 1: x for s, x in arm(4, 0.1).items()}},
+             "each arm has a seed that the other lacks"),
     ]
 
 
@@ -149,14 +151,14 @@ def _verdict_cases(seed: int) -> list[Case]:
     least, most = round(float(rng.uniform(0.05, 0.15)), 3), round(float(rng.uniform(0.3, 0.6)), 3)
     bounds = {"measure": "icl_nats", "holds_beyond": most, "fails_below": least}
     up, down = bounds | {"direction": "higher"}, bounds | {"direction": "lower"}
-    bits = rng.uniform(0.01, 0.04, 5).round(3)
+    bits = rng.uniform(0.01, 0.04, 6).round(3)
     found = [
         (most + bits[0], most + 0.3, up, "wholly beyond the bound"),
-        (-0.2, least - bits[1], up, "wholly below the other bound"),
-        (least + bits[2], most + 0.4, up, "across the upper bound, its middle beyond it"),
-        (-0.3, most + 0.05, up, "from the wrong side to beyond the bound"),
+        (-0.3, most + bits[1], up, "from the wrong side to beyond the bound"),
+        (least + bits[2], 2 * most - least, up, "across the upper bound, its middle beyond it"),
         (-most - 0.2, -most - bits[3], down, "lower was predicted, and it is lower"),
         (most + bits[4], most + 0.2, down, "lower was predicted, and it is higher"),
+        (-most - 0.3, -most + bits[5], down, "lower was predicted, and it is across the bound"),
     ]
     return [Case({"low": float(low), "high": float(high), "prediction": p}, note) for low, high, p, note in found]
 
