@@ -131,7 +131,8 @@ def knockout_table(
     Args:
         scores: prefix matching of each head; where none passes ``threshold``, the best head is taken.
     """
-    found, control = split_heads(scores, min(threshold, float(scores.max()) - 1e-9))
+    require(scores.size > 0, "a model without layers has no head to take out; train one with n_layers=1 or more.")
+    found, control = split_heads(scores, min(threshold, np.nextafter(scores.max(), scores.dtype.type(-np.inf))))
     rows = []
     for name, heads in (("intact", []), ("without {}", found), ("without {} instead", control)):
         losses = losses_without(model, windows, heads, kind)

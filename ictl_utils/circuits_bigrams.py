@@ -87,7 +87,8 @@ def whole_table(model: Transformer, rows: Int[np.ndarray, "n"]) -> LogTable:
 def row_kl(table: LogTable, text: LogTable) -> Float[np.ndarray, "row"]:
     """KL(table || text) of every row, nats: what is lost by taking the text's table for the other."""
     require(table.shape == text.shape, f"tables of shape {table.shape} and {text.shape} cannot be compared.")
-    return (np.exp(table) * (table - text)).sum(1)
+    occurs = ~np.isneginf(table)
+    return (np.exp(table) * np.subtract(table, text, where=occurs, out=np.zeros_like(table))).sum(1)
 
 
 def lift(bigrams: Bigrams, rows: Int[np.ndarray, "n"]) -> LogTable:

@@ -97,7 +97,7 @@ def check_corpus(model_cfg: ModelConfig, train_cfg: TrainConfig) -> None:
             f"corpus={train_cfg.corpus!r} holds out {len(tokens.held_out)} tokens, fewer than two windows of {n_ctx}; "
             "give more or longer documents: one in twenty is held out.")  # fmt: skip
     if model_cfg.n_layers:
-        metrics.repeated_blocks(tokens)
+        metrics.repeated_probe(tokens, n_ctx)
 
 
 def summary(run) -> str:
@@ -113,7 +113,7 @@ def summary(run) -> str:
             f"loss {losses.mean():.3f} nats, ICL score {icl.value:.3f} +- {icl.se:.3f} nats, ")  # fmt: skip
     if run.model_cfg.n_layers == 0:
         return line + "no heads"
-    scores = metrics.prefix_matching(model, metrics.repeated_blocks(tokens))
+    scores = metrics.prefix_matching(model, metrics.repeated_probe(tokens, n_ctx))
     layer, head = metrics.best_head(scores)
     return line + f"best prefix matching {scores[layer, head]:.3f} (L{layer}H{head})"
 

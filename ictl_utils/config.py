@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from dataclasses import asdict, dataclass, fields, replace
 from numbers import Real
@@ -46,8 +47,10 @@ def _typed(config: object) -> None:
         fits = {"int": whole, "float": number, "bool": isinstance(value, bool), "str": isinstance(value, str)}[kind]
         words = {"int": "a whole number", "float": "a number", "bool": "True or False", "str": "a string"}[kind]
         require(fits, f"{field.name}={value!r} is not {words}; give {field.name} as {words}.")
-        if kind == "int":
-            object.__setattr__(config, field.name, int(value))
+        if kind in ("int", "float"):  # 1 and 1.0 are the same run
+            value = int(value) if kind == "int" else float(value)
+            require(kind == "int" or math.isfinite(value), f"{field.name}={value} is not finite; give a number.")
+            object.__setattr__(config, field.name, value)
 
 
 @dataclass(frozen=True)
@@ -81,6 +84,7 @@ class ModelConfig:
             self.positions == "learned" or self.d_head % 2 == 0,
             f"d_head={self.d_head} is odd; positions={self.positions!r} need an even d_model / n_heads.",
         )
+        require(self.init_qk >= 0, f"init_qk={self.init_qk} must not be negative.")
         require(self.d_vocab <= 65536, f"d_vocab={self.d_vocab} does not fit 16 bits; use at most 65536.")
 
     @property
@@ -125,6 +129,7 @@ class TrainConfig:
             require(getattr(self, name) < 2**32, f"{name}={getattr(self, name)} is too large; use less than 2**32.")
         require(self.tokens <= 10**12, f"tokens={self.tokens} is too large; use at most 1e12.")
         require(self.lr > 0, f"lr={self.lr} must be positive.")
+        require(self.weight_decay >= 0, f"weight_decay={self.weight_decay} must not be negative.")
         require(self.clip > 0, f"clip={self.clip} must be positive; use a large number for no clipping.")
         one_of("schedule", self.schedule, SCHEDULES)
         one_of("optimizer", self.optimizer, OPTIMIZERS)

@@ -186,7 +186,7 @@ def collect_zoo(
     found = collect(folder, names(preset_name, seeds), effort_of(preset_name))
     if beside is not None:
         found = merged(found, beside, {run: of for p in PRESETS for run, of in names(p, seeds).items()})
-        _same_texts(found["runs"], seeds)
+    _same_texts(found["runs"], seeds)
     write(found, to or Path(folder) / "tables")
     return found
 

@@ -19,7 +19,7 @@ class _MeanLoss(torch.autograd.Function):
         for at in range(0, len(targets), CHUNK):
             rows, right = x[at : at + CHUNK], targets[at : at + CHUNK, None]
             error = torch.softmax(rows @ W_U, dim=1)
-            total -= error.gather(1, right).clamp_min(1e-38).log().sum()
+            total -= error.gather(1, right).clamp_min(torch.finfo(error.dtype).tiny).log().sum()
             error.scatter_add_(1, right, error.new_full(right.shape, -1.0))  # the gradient at the logits
             torch.mm(error, W_T, out=dx[at : at + CHUNK])
             dW_T.addmm_(error.T, rows)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,7 @@ from joblib import Parallel, cpu_count, delayed
 from tqdm.auto import tqdm
 
 from . import metrics
-from .config import digest, require
+from .config import IctlError, digest, require
 from .metrics import Window
 from .snapshots import Run, write_bytes
 from .tokens import Tokens, eval_windows, load_tokens
@@ -85,8 +86,11 @@ def measure(run: Run, windows: int = 512, *, progress: bool | None = None) -> Hi
         )
         with one_thread():
             _write(path, _measure(run, tokens, windows, show_progress() if progress is None else progress))
-    with np.load(path) as saved:
-        return History(run.label, run.run_id, **{name: saved[name] for name in ARRAYS})
+    try:
+        with np.load(path) as saved:
+            return History(run.label, run.run_id, **{name: saved[name] for name in ARRAYS})
+    except (OSError, ValueError, KeyError, BadZipFile) as error:
+        raise IctlError(f"{path} is damaged ({error}); delete it and measure again.") from None
 
 
 def measure_many(runs: list[Run], windows: int = 512, *, jobs: int | None = None) -> list[History]:
@@ -105,7 +109,7 @@ def _place(run: Run, windows: int) -> Path:
 
 def _measure(run: Run, tokens: Tokens, windows: int, progress: bool) -> dict[str, np.ndarray]:
     text = eval_windows(tokens, windows, run.model_cfg.n_ctx)
-    probes = metrics.repeated_blocks(tokens), metrics.random_blocks(tokens, run.model_cfg.n_ctx)
+    probes = metrics.repeated_probe(tokens, run.model_cfg.n_ctx), metrics.random_blocks(tokens, run.model_cfg.n_ctx)
     rows = [
         _one(run.model(i), tokens, text, *probes)
         for i in tqdm(range(len(run)), desc=f"measuring {run.run_id}", unit="snapshot", disable=not progress)

@@ -29,11 +29,18 @@ Losses = Float[np.ndarray, "window pos"]
 # ---- losses ---------------------------------------------------------------------------------------
 
 
+def checked(model: Transformer, windows: Windows) -> None:
+    """Raise :class:`IctlError` unless there are windows, and the model can read them and their last token."""
+    require(len(windows) > 0, "there is no window of text to read; give a longer text or a smaller n_ctx.")
+    require(windows.dtype == np.int64, f"windows of {windows.dtype} given; expected token ids as int64.")
+    model.check(torch.from_numpy(windows[:, :-1]))
+    model.check(torch.from_numpy(windows[:, -1:]))
+
+
 @torch.no_grad()
 def token_losses(model: Transformer, windows: Windows, chunk: int = 64) -> Losses:
     """Loss of every next token of every window, nats (P1, "Per-token losses")."""
-    require(len(windows) > 0, "there is no window of text to read; give a longer text or a smaller n_ctx.")
-    model.check(torch.from_numpy(windows[:, :-1]))
+    checked(model, windows)
     parts = []
     for rows in torch.from_numpy(windows).split(chunk):
         x = model.read_out(model.trunk(rows[:, :-1]))
@@ -148,9 +155,17 @@ def repeated_blocks(tokens: Tokens, n: int = 10, length: int = 25, repeats: int 
     return _with_bos(np.tile(blocks, (1, repeats)))
 
 
+def repeated_probe(tokens: Tokens, n_ctx: int, repeats: int = 4) -> Int[Tensor, "n pos"]:
+    """The paper's probe, with blocks as short as ``n_ctx`` asks for."""
+    length = min(25, (n_ctx - 1) // repeats)
+    require(length >= 2, f"n_ctx={n_ctx} is too short for {repeats} blocks; use {2 * repeats + 1} or more.")
+    return repeated_blocks(tokens, length=length, repeats=repeats)
+
+
 def random_blocks(tokens: Tokens, n_ctx: int, n: int = 32, ranks: tuple[int, int] | None = None, seed: int = 0
                   ) -> Int[Tensor, "n pos"]:
     """Blocks of random length that come back after random gaps: no fixed offset finds the successor."""
+    require(n_ctx >= 16, f"n_ctx={n_ctx} is too short for blocks that come back; use at least 16.")
     ids, rng = usable_ids(tokens.counts, ranks), np.random.default_rng(seed)
     require(len(ids) >= n_ctx, f"n_ctx={n_ctx} distinct tokens are needed, but ranks leave {len(ids)}.")
     rows = []
@@ -172,7 +187,7 @@ def prefix_matching(model: Transformer, probe: Int[Tensor, "n pos"],
                     head_mask: Float[Tensor, "layer head"] | None = None) -> Float[np.ndarray, "layer head"]:
     """Attention on the tokens after earlier occurrences of the query's token, summed over them (0 to 1).
 
-    The mean over queries that have an earlier occurrence, then over examples (P1, "Prefix matching").
+    The mean over the queries of all examples that have an earlier occurrence (P1, "Prefix matching").
 
     Args:
         probe: from :func:`repeated_blocks` (the paper's recipe) or :func:`random_blocks`.
@@ -180,6 +195,7 @@ def prefix_matching(model: Transformer, probe: Int[Tensor, "n pos"],
     """
     target = earlier_successors(probe)
     asked = target.any(dim=-1)
+    require(bool(asked.any()), "no token of the probe comes twice, so nothing can be matched; give a repeated probe.")
     patterns = model.forward_with_cache(probe, head_mask=head_mask).patterns
     hits = [(pattern * target[:, None]).sum(-1).movedim(1, -1)[asked].mean(0) for pattern in patterns]
     return _per_head(hits, model)
@@ -200,9 +216,10 @@ def copying(model: Transformer, tokens: Tokens, n: int = 10, length: int = 25,
     Random distinct tokens, no repeat and no ``<bos>``; the head's result through W_U, minus the mean
     logit, ReLU; the attention-weighted share of the attended token, rescaled (P1, "Copying evaluator").
     As there, W_U alone: no gains of the last LayerNorm, which the OV circuit's statistic counts.
-    The paper's scaling is ambiguous, so absolute values are not comparable with its own.
+    The paper's scaling is ambiguous, so absolute values are not comparable with its own. Of a model with a shorter
+    context than ``length``, as many tokens as it reads.
     """
-    probe = repeated_blocks(tokens, n, length, 1, ranks)[:, 1:]
+    probe = repeated_blocks(tokens, n, min(length, model.cfg.n_ctx), 1, ranks)[:, 1:]
     cache: Cache = model.forward_with_cache(probe)
     scores = []
     for layer, pattern in enumerate(cache.patterns):
@@ -220,5 +237,6 @@ def _per_head(rows: list[Float[Tensor, "head"]], model: Transformer) -> Float[np
 
 def best_head(scores: Float[np.ndarray, "layer head"]) -> tuple[int, int]:
     """Layer and index of the highest score; print it as ``L1H2``."""
+    require(scores.size > 0, "a model without layers has no head; there is no best one.")
     layer, head = np.unravel_index(int(scores.argmax()), scores.shape)
     return int(layer), int(head)

@@ -36,7 +36,8 @@ class Cache:
     start_layer: int = 0
 
     def result(self, layer: int) -> Float[Tensor, "batch head pos d_model"]:
-        """What each head of ``layer`` adds to the residual stream."""
+        """What each head of ``layer`` adds to the residual stream; an :class:`IctlError` where it was not computed."""
+        require(self.start_layer <= layer < len(self.W_O), f"layer {layer} was not computed in this pass.")
         return self.z[layer - self.start_layer] @ self.W_O[layer]
 
 
@@ -205,6 +206,7 @@ class Transformer(nn.Module):
     def check(self, tokens: Int[Tensor, "batch pos"]) -> None:
         """Raise :class:`IctlError` unless ``tokens`` is a batch of sequences this model can read."""
         require(tokens.ndim == 2, f"tokens of shape {tuple(tokens.shape)} given; expected [batch, pos].")
+        require(not tokens.is_floating_point(), f"tokens of {tokens.dtype} given; expected whole numbers.")
         require(
             tokens.shape[1] <= self.cfg.n_ctx,
             f"sequence of {tokens.shape[1]} tokens is longer than n_ctx={self.cfg.n_ctx}; cut it to fit.",
@@ -219,18 +221,20 @@ class Transformer(nn.Module):
     def _check_overrides(self, tokens, patterns, head_mask, start_layer, resid) -> None:
         cfg = self.cfg
         require(0 <= start_layer <= cfg.n_layers, f"start_layer={start_layer} is not in 0..{cfg.n_layers}.")
-        require(
-            (tokens is None) != (resid is None) and (start_layer == 0 or resid is not None),
-            "give tokens, or resid together with the start_layer that reads it; not both, not neither.",
-        )
+        require((tokens is None) != (resid is None) and (start_layer == 0 or resid is not None),
+                "give tokens, or resid together with the start_layer that reads it; not both, not neither.")
         if tokens is not None:
             self.check(tokens)
         if head_mask is not None:
-            expected = (cfg.n_layers, cfg.n_heads)
-            found = tuple(head_mask.shape)
+            expected, found = (cfg.n_layers, cfg.n_heads), tuple(head_mask.shape)
             require(found == expected, f"head_mask has shape {found}; expected (layers, heads) = {expected}.")
-        for layer in patterns or {}:
+        batch, pos = (tokens if resid is None else resid).shape[:2]
+        require(resid is None or (resid.ndim == 3 and pos <= cfg.n_ctx and resid.shape[2] == cfg.d_model),
+                f"resid does not fit; expected [batch, pos, {cfg.d_model}] and at most {cfg.n_ctx} positions.")
+        for layer, pattern in (patterns or {}).items():
             require(0 <= layer < cfg.n_layers, f"patterns for layer {layer}, but the model has {cfg.n_layers} layers.")
+            wanted = (batch, cfg.n_heads, pos, pos)
+            require(pattern.shape == wanted, f"patterns of layer {layer} are {pattern.shape}; expected {wanted}.")
 
 
 def attention_pattern(q: Float[Tensor, "batch head pos d_head"], k: Float[Tensor, "batch head pos d_head"]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .config import require
 from .loss import each_loss
-from .metrics import Losses, Windows
+from .metrics import Losses, Windows, checked
 from .model import Transformer
 from .tokens import BOS
 
@@ -26,11 +26,13 @@ def losses_at(model: Transformer, windows: Windows, positions: Int[np.ndarray, "
     of earlier layers are needed at all positions.
 
     Raises:
-        IctlError: a position outside the windows.
+        IctlError: a position outside the windows, or windows that the model cannot read.
     """
     at, n_ctx = torch.as_tensor(positions), windows.shape[1] - 1
     require(len(at) > 0 and 0 <= int(at.min()) and int(at.max()) < n_ctx,
             f"positions {positions} do not fit windows of {n_ctx} tokens; choose from 0 to {n_ctx - 1}.")  # fmt: skip
+    if len(windows):
+        checked(model, windows)
     if model.cfg.n_layers == 0:
         return _unembedded(model, model.embed(torch.from_numpy(windows[:, :-1]))[:, at], windows, at)
     visible = torch.arange(n_ctx) <= at[:, None]
@@ -85,7 +87,9 @@ def repeats(model: Transformer, probe: Int[Tensor, "n pos"], blocks: int) -> dic
         of the second, and of all later ones; from the second token of a block on), ``accuracy`` (share of the
         third block's tokens, from the second on, that are the top prediction; P2, "Induction heads").
     """
-    length = (probe.shape[1] - 1) // blocks
+    length, rest = divmod(probe.shape[1] - 1, blocks)
+    require(blocks >= 3 and rest == 0 and length >= 2,
+            f"a probe of <bos> and {probe.shape[1] - 1} tokens is not {blocks} blocks of two or more, at least three.")
     logits = model(probe[:, :-1])
     targets = probe[:, 1:]
     losses = F.cross_entropy(logits.transpose(1, 2), targets, reduction="none").view(len(probe), blocks, length)

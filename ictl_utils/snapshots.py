@@ -37,13 +37,14 @@ class Run:
         self.path = Path(path)
         try:
             self.manifest = json.loads((self.path / MANIFEST).read_text())
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise IctlError(f"{self.path} holds no {MANIFEST}; expected the folder of a run of `ictl train`.") from None
         except (json.JSONDecodeError, UnicodeDecodeError):
             raise IctlError(f"{self.path / MANIFEST} is damaged; delete the folder and train the run again.") from None
         try:
             self.model_cfg = ModelConfig(**self.manifest["model"])
             self.train_cfg = TrainConfig(**self.manifest["train"])
+            _ = [self.manifest[name] for name in ("run_id", "finished", "snapshots", "corpus")]
         except (KeyError, TypeError, IctlError) as error:
             raise IctlError(f"{self.path / MANIFEST} is damaged, or of another version ({type(error).__name__}: "
                             f"{str(error).rstrip('.')}); delete the folder and train the run again.") from None

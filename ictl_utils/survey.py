@@ -23,7 +23,7 @@ from . import metrics, probes
 from .ablations import FILLS
 from .ablations_sweep import effects, sweep
 from .circuits import composition_scores, copying_statistic, qk_positivity, qk_trace
-from .config import digest, require
+from .config import IctlError, digest, require
 from .model import Transformer
 from .snapshots import Run, write_bytes
 from .survey_facts import facts
@@ -65,7 +65,14 @@ def survey(run: Run, effort: Effort = FULL, *, progress: bool | None = None) -> 
         with FileLock(run.path / ".survey"):
             if not is_surveyed(run, effort):  # another process may have measured it meanwhile
                 _measure(run, effort, show_progress() if progress is None else progress)
-    return {name: pd.read_parquet(folder / f"{name}.parquet") for name in TABLES}
+    return {name: _read(folder / f"{name}.parquet") for name in TABLES}
+
+
+def _read(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise IctlError(f"{path} is damaged ({error}); delete {path.parent} and measure again.") from None
 
 
 def _measure(run: Run, effort: Effort, progress: bool) -> None:
@@ -99,11 +106,6 @@ def is_surveyed(run: Run, effort: Effort = FULL) -> bool:
     return all((tables_folder(run, effort) / f"{name}.parquet").exists() for name in TABLES)
 
 
-def repeated_probe(tokens: Tokens, n_ctx: int) -> Int[torch.Tensor, "n pos"]:
-    """The paper's probe, with blocks as short as ``n_ctx`` asks for."""
-    return metrics.repeated_blocks(tokens, length=min(25, (n_ctx - 1) // BLOCKS), repeats=BLOCKS)
-
-
 def chosen_positions(n_ctx: int, others: int = 8) -> Int[np.ndarray, "chosen"]:
     """Query positions of the in-context learning score, and ``others`` drawn once from the rest, in order."""
     late, early = metrics.icl_ranges(n_ctx)
@@ -128,7 +130,7 @@ class _Surveyor:
         self.some, self.rest = texts(tokens, self.n_ctx, effort)
         self.few = self.some[: effort.ablations]
         self.kinds = probes.kinds_of_token(self.some)
-        self.blocks = repeated_probe(tokens, self.n_ctx)
+        self.blocks = metrics.repeated_probe(tokens, self.n_ctx, BLOCKS)
         self.gaps = metrics.random_blocks(tokens, self.n_ctx)
         self.at = chosen_positions(self.n_ctx)
         self.parts = tables_folder(run, effort) / PARTS
@@ -165,7 +167,7 @@ class _Surveyor:
             for name, frame in measure(self.run.model(i)).items():
                 _write(frame, fresh / f"{name}.parquet")
             fresh.rename(there)
-        return {path.stem: pd.read_parquet(path) for path in there.iterdir()}
+        return {path.stem: _read(path) for path in there.iterdir()}
 
     def snapshot(self, model: Transformer) -> Frames:
         """Losses, head scores and composition of one snapshot."""

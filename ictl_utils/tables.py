@@ -138,7 +138,8 @@ def read(folder: str | Path = SHIPPED) -> dict[str, pd.DataFrame]:
     paths = {name: Path(folder) / f"{name}.parquet" for name in SCHEMA}
     for path in paths.values():
         require(path.exists(), f"{path} is missing; {_remedy(path)}.")
-    return dict(_read(tuple((name, path, path.stat().st_mtime_ns) for name, path in paths.items())))
+    found = _read(tuple((name, path, path.stat().st_mtime_ns) for name, path in paths.items()))
+    return {name: frame.copy(deep=False) for name, frame in found}  # copied where it is written to
 
 
 @cache

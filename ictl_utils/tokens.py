@@ -54,6 +54,7 @@ class Tokens:
             IctlError: the corpus is synthetic, so that text has no meaning in it.
         """
         require(self.tokenizer is not None, f"corpus={self.corpus!r} has no text; pass ids, not {text[:20]!r}.")
+        self.tokenizer.encode_special_tokens = True  # "<bos>" in a text is five characters, not the token
         return self.tokenizer.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: list[int]) -> str:
@@ -111,10 +112,12 @@ def other_text(tokens: Tokens) -> str:
 def _intact(place: Path) -> bool:
     """Whether every file of a tokenised corpus is there with the hash it was written with."""
     try:
-        sha = json.loads((place / "about.json").read_text())["sha256"]
-    except (OSError, ValueError, KeyError, TypeError):  # not there, or damaged
+        about = json.loads((place / "about.json").read_text())
+        sha = about["sha256"]
+        whole = {"train.npy", "held_out.npy"} <= sha.keys() and {"documents", "characters"} <= about.keys()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # not there, or damaged
         return False
-    return isinstance(sha, dict) and all((place / name).exists() and _file_sha(place / name) == known
+    return whole and all((place / name).exists() and _file_sha(place / name) == known
                                          for name, known in sha.items())  # fmt: skip
 
 
@@ -213,8 +216,9 @@ def batches(ids: UInt16[np.ndarray, "n"], batch: int, n_ctx: int, data_seed: int
     """Endless training batches from step ``start`` on: windows of ``n_ctx`` + 1 ids, ``<bos>`` first.
 
     Each pass cuts the stream into windows at a new random offset and takes each window once, in random
-    order; step ``s`` depends on ``data_seed`` and ``s`` alone, so that all models see the same data in
-    the same order (P1, "Model details") and a resumed run goes on where it stopped.
+    order, but for the last few of the stream, fewer than a batch and one, which no pass reads; step ``s`` depends
+    on ``data_seed`` and ``s`` alone, so that all models see the same data in the same order (P1, "Model details")
+    and a resumed run goes on where it stopped.
 
     Raises:
         IctlError: the corpus is shorter than one batch.

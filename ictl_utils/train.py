@@ -163,15 +163,15 @@ class _Trainer:
         name, state = f"step_{self.step:07d}.safetensors", f"state_{self.step:07d}.safetensors"
         sha = write_tensors(self.path / name, self.model.state_dict())
         finished = self.step == self.steps
-        old = self.manifest["state"]
         self.manifest["state"] = None if finished else {
             "step": self.step, "file": state, "sha256": write_tensors(self.path / state, *self._state())}
         self.manifest["snapshots"].append({"step": self.step, "tokens": seen, "file": name, "sha256": sha})
         self.manifest.update(finished=finished, seconds=round(self.seconds, 3), cpu_seconds=round(self.cpu_seconds, 3),
                              flops=self.model.flops_per_token() * seen)  # fmt: skip
         write_manifest(self.path, self.manifest)
-        if old is not None:
-            (self.path / old["file"]).unlink(missing_ok=True)
+        for path in self.path.glob("state_*.safetensors"):  # the one before, and what a killed run left
+            if finished or path.name != state:
+                path.unlink(missing_ok=True)
 
     def _state(self) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         names = [name for name, _ in self.model.named_parameters()]
@@ -225,12 +225,14 @@ def _facts(tokens: Tokens, device: Device, model: Transformer) -> dict[str, obje
 def one_thread(n: int = 1):
     """``n`` CPU threads inside, denormals flushed: one process a core is fastest, and exact."""
     before = torch.get_num_threads()
+    require(n >= 1, f"threads={n} must be at least 1.")
     torch.set_num_threads(n)
     torch.set_flush_denormal(True)
     try:
         yield
     finally:
         torch.set_num_threads(before)
+        torch.set_flush_denormal(False)
 
 
 def show_progress() -> bool:

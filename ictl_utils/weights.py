@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from . import metrics, zoo
 from .config import IctlError, ModelConfig, TrainConfig, home, require, run_id, runs_dir
 from .model import Transformer
 from .snapshots import MANIFEST, Run, write_bytes, write_tensors
-from .survey import repeated_probe, texts
+from .survey import texts
 from .tables import Tables
 from .tokens import eval_windows, load_tokens, other_text
 from .train import train
@@ -89,7 +89,8 @@ def load(name: str, seed: int = 0, tokens: float | None = None, *, retrain: bool
 def _configs(name: str, seed: int) -> tuple[ModelConfig, TrainConfig]:
     entry = zoo.find(name)
     require(isinstance(seed, int | np.integer) and seed >= 0, f"seed={seed!r} is no seed; expected 0, 1 and so on.")
-    return entry.runs(max(seed + 1, entry.seeds))[seed]
+    require(seed < 2**32, f"seed={seed} is too large; use less than 2**32.")
+    return entry.model, replace(entry.train, init_seed=int(seed))
 
 
 def _nearest(run: Run, tokens: float | None) -> Transformer:
@@ -210,7 +211,7 @@ def _verify_one(one: Shipped, tables: Tables) -> list[tuple]:
     found = [("loss_nats", snap["loss_nats"], loss, 0.005)]
     if model.cfg.n_layers:
         heads = tables["heads"].query("run_id == @one.run_id and snapshot == @snap.snapshot")
-        scores = metrics.prefix_matching(model, repeated_probe(tokens, model.cfg.n_ctx))
+        scores = metrics.prefix_matching(model, metrics.repeated_probe(tokens, model.cfg.n_ctx))
         found += [(f"prefix_matching L{h.layer}H{h.head}", h.prefix_matching, scores[h.layer, h.head], 0.01)
                   for h in heads.itertuples()]  # fmt: skip
     return [(one.file, what, float(a), float(b), tol, bool(abs(a - b) <= tol)) for what, a, b, tol in found]

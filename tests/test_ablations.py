@@ -30,6 +30,19 @@ def windows() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 50, (5, 41))
 
 
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_the_best_head_is_taken_where_none_is_an_induction_head(windows: np.ndarray, kind: type) -> None:
+    model = build(n_layers=2)
+    scores = np.full((2, model.cfg.n_heads), 0.01, kind)
+    scores[1, 1] = 0.0508
+    rows = ablations.knockout_table(model, windows, scores)
+    assert rows[1]["name"] == "without L1H1" and rows[2]["name"].startswith("without L1H")
+    assert rows[1]["loss"] == pytest.approx(float(losses_without(model, windows, [(1, 1)]).mean()))
+    assert rows[1]["loss"] != rows[0]["loss"]
+    with pytest.raises(IctlError, match="without layers"):
+        ablations.knockout_table(model, windows, scores[:0])
+
+
 # ---- what stands in for a head --------------------------------------------------------------------
 
 

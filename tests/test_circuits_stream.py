@@ -198,6 +198,9 @@ def test_divergence_of_known_rows() -> None:
     half, sure = np.log([[0.5, 0.5]]), np.log([[0.25, 0.75]])
     expected = 0.5 * math.log(0.5 / 0.25) + 0.5 * math.log(0.5 / 0.75)
     assert circuits_bigrams.row_kl(half, sure) == pytest.approx([expected])
+    with np.errstate(divide="ignore"):
+        never = np.log([[1.0, 0.0]])
+    assert circuits_bigrams.row_kl(never, half) == pytest.approx([math.log(2)])
 
 
 def test_continuations_are_readable() -> None:

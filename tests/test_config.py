@@ -30,6 +30,11 @@ def test_a_whole_number_is_one_however_it_is_written() -> None:
     assert isinstance(TrainConfig(tokens=np.int64(5)).tokens, int)
 
 
+def test_a_number_with_a_point_is_one_however_it_is_written() -> None:
+    same = TrainConfig(weight_decay=0, clip=1, lr=np.float32(0.5)), TrainConfig(weight_decay=0.0, clip=1.0, lr=0.5)
+    assert len({run_id(ModelConfig(init_qk=1), t) for t in same} | {run_id(ModelConfig(init_qk=1.0), same[0])}) == 1
+
+
 def test_label_names_the_model() -> None:
     assert ModelConfig(n_layers=1, smear="key").label == "1L smeared keys"
     assert ModelConfig(n_layers=4, mlp=True, positions="rotary").label == "4L MLP rotary"
@@ -38,6 +43,8 @@ def test_label_names_the_model() -> None:
 @pytest.mark.parametrize("change, words", [
     ({"n_heads": 3}, ["n_heads=3", "d_model=128", "divide"]),
     ({"n_layers": 9}, ["n_layers=9", "0 to 8"]),
+    ({"lr": float("inf")}, ["lr=inf", "not finite"]), ({"weight_decay": float("nan")}, ["weight_decay=nan"]),
+    ({"weight_decay": -5.0}, ["weight_decay=-5.0", "negative"]), ({"init_qk": -1}, ["init_qk=-1.0", "negative"]),
     ({"positions": "alibi"}, ["'alibi'", "shortformer", "rotary"]),
     ({"smear": "keys"}, ["'keys'", "key"]),
     ({"d_vocab": 70_000}, ["70000", "65536"]),

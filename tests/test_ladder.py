@@ -13,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from ictl_utils import ladder as climbing
 from ictl_utils import survey as surveying
 from ictl_utils import train as training
 from ictl_utils.claims import load_claims
@@ -209,6 +210,16 @@ def test_runs_on_two_states_of_a_corpus_are_not_put_together(halves: tuple[Path,
         collect_zoo(one, "smoke", one / "tables", other)
     collect_zoo(one, "smoke", one / "tables", other | {"runs": other["runs"].assign(run_id="unknown")})
     assert read(one / "tables")["runs"]["run_id"].tolist() == ids_of("docs-attn-2l")
+
+
+def test_runs_in_one_folder_must_be_of_one_text(halves: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = halves
+    shutil.copytree(one, two, dirs_exist_ok=True, ignore=shutil.ignore_patterns("tables"))
+    whole = climbing.collect(two, climbing.names("smoke", 1), effort_of("smoke"))
+    runs = whole["runs"].assign(corpus_sha=[str(i) for i in range(len(whole["runs"]))])
+    monkeypatch.setattr(climbing, "collect", lambda *_: whole | {"runs": runs})
+    with pytest.raises(IctlError, match="were trained on 2 states of its text"):
+        collect_zoo(two, "smoke")
 
 
 def test_what_is_measured_elsewhere_is_left_out(tmp_path: Path) -> None:

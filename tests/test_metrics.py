@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ictl_utils import ablations, metrics
+from ictl_utils import ablations, metrics, probes
 from ictl_utils.config import IctlError, ModelConfig
 from ictl_utils.model import Transformer
 from ictl_utils.tokens import BOS, Tokens
@@ -150,10 +150,30 @@ def test_previous_token_against_a_loop(model: Transformer, windows: np.ndarray) 
     assert metrics.previous_token(model, windows)[1, 2] == pytest.approx(expected, abs=1e-6)
 
 
+def test_short_contexts_have_shorter_probes(tokens: Tokens) -> None:
+    assert metrics.repeated_probe(tokens, 17).shape[1] == 17 and metrics.repeated_probe(tokens, 128).shape[1] == 101
+    short = Transformer(ModelConfig(n_layers=1, d_model=8, n_heads=2, n_ctx=16, d_vocab=200))
+    assert metrics.copying(short, tokens).shape == (1, 2)
+    for make, n_ctx in ((metrics.repeated_probe, 8), (metrics.random_blocks, 7), (metrics.random_blocks, 2)):
+        with pytest.raises(IctlError, match=f"n_ctx={n_ctx} is too short"):
+            make(tokens, n_ctx)
+
+
+def test_what_cannot_be_measured_is_said(model: Transformer, windows: np.ndarray) -> None:
+    with pytest.raises(IctlError, match="no token of the probe comes twice"):
+        metrics.prefix_matching(model, torch.arange(1, 9)[None])
+    with pytest.raises(IctlError, match="there is no best one"):
+        metrics.best_head(np.zeros((0, 4)))
+    for wrong, words in ((windows.astype(np.int32), "expected token ids as int64"), (windows + 10_000, "out of range")):
+        for read in (metrics.token_losses, lambda m, w: probes.losses_at(m, w, np.array([1]))):
+            with pytest.raises(IctlError, match=words):
+                read(model, wrong)
+
+
 def test_pca_recovers_a_plane() -> None:
     rng = np.random.default_rng(0)
     plane = rng.normal(size=(2, 300))
-    paths = [rng.normal(size=(20, 2)) * [5, 2] @ plane for _ in range(2)]
+    paths = [100 + rng.normal(size=(20, 2)) * [5, 2] @ plane for _ in range(2)]  # far from the origin
     found, share = metrics.loss_pca(paths)
     assert share.sum() == pytest.approx(1.0)
     distance = np.linalg.norm(paths[0][3] - paths[1][7])

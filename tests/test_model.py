@@ -191,3 +191,19 @@ def test_counting_passes_the_paper_probe_and_fails_the_random_one(alphabet: Toke
     model = handmade.fixed_offset_model(offset=24)
     assert metrics.prefix_matching(model, metrics.repeated_blocks(alphabet)).max() > 0.9
     assert metrics.prefix_matching(model, metrics.random_blocks(alphabet, 128)).max() < 0.1
+
+
+def test_overrides_that_do_not_fit() -> None:
+    model = build(n_layers=2)
+    ids = torch.randint(0, 50, (1, 6))
+    seen = model.forward_with_cache(ids)
+    with pytest.raises(IctlError, match="layer 0 was not computed"):
+        model.forward_with_cache(resid=seen.resid[1], start_layer=1).result(0)
+    for given, words in (
+        ({"tokens": ids, "patterns": {0: torch.ones(1, 1, 6, 6)}}, "patterns of layer 0 are"),
+        ({"resid": torch.zeros(2, 5, 7)}, "resid does not fit"),
+        ({"resid": torch.zeros(1, model.cfg.n_ctx + 1, model.cfg.d_model)}, "resid does not fit"),
+        ({"tokens": ids.float()}, "expected whole numbers"),
+    ):
+        with pytest.raises(IctlError, match=words):
+            model.forward_with_cache(**given)

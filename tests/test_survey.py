@@ -72,6 +72,14 @@ def tokens(run: Run) -> Tokens:
     return load_tokens(run.train_cfg.corpus)
 
 
+def test_damaged_tables_and_parts_are_named(run: Run, found: dict[str, pd.DataFrame], tmp_path) -> None:
+    copy = Run(shutil.copytree(run.path, tmp_path / run.run_id))
+    path = tables_folder(copy, EFFORT) / "heads.parquet"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(IctlError, match=r"heads.parquet is damaged .*; delete .* and measure again"):
+        survey(copy, EFFORT)
+
+
 def slow_losses(model, windows: np.ndarray) -> np.ndarray:
     ids = torch.from_numpy(windows)
     logits = model(ids[:, :-1])

@@ -56,11 +56,17 @@ def test_a_damaged_file_is_built_again(corpus: str, tmp_path, damage: str) -> No
     assert file.read_bytes() == content
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"sha256": 1}', "\xff"])
+@pytest.mark.parametrize("content", ["", "[]", '{"sha256": 1}', "\xff", '{"sha256": {}, "documents": 1}'])
 def test_a_damaged_list_of_hashes_is_built_again(corpus: str, tmp_path, content: str) -> None:
     first = load_tokens(corpus, 400, tmp_path)
     next(tmp_path.rglob("about.json")).write_text(content, encoding="latin1")
     assert load_tokens(corpus, 400, tmp_path).sha == first.sha
+
+
+def test_the_start_token_in_a_text_is_text(corpus: str, tmp_path) -> None:
+    found = load_tokens(corpus, 400, tmp_path)
+    ids = found.encode("a <bos> b")
+    assert BOS not in ids and found.decode(ids) == "a <bos> b"
 
 
 def test_vocabulary_larger_than_the_corpus_allows(tmp_path) -> None:

@@ -189,7 +189,7 @@ def test_many_at_once_equal_one_by_one(unbroken: Run, tmp_path: Path) -> None:
 
 
 def test_data_seed_and_init_seed_are_separate(unbroken: Run, tmp_path: Path) -> None:
-    other = train(MODEL, replace(CONFIG, data_seed=1, tokens=1280), tmp_path)
+    other = train(MODEL, replace(CONFIG, data_seed=1), tmp_path)
     assert same_weights(other, unbroken, 0) and not same_weights(other, unbroken)
 
 

@@ -140,6 +140,7 @@ def test_what_is_not_shipped_says_how_long_it_takes(packed, monkeypatch, capsys)
     ({"name": "attn-9l"}, "'attn-9l' is no model of the zoo; known: attn-2l"),
     ({"name": "attn-1l", "seed": -1}, "seed=-1 is no seed; expected 0, 1 and so on"),
     ({"name": "attn-1l", "seed": "0"}, "seed='0' is no seed"),
+    ({"name": "attn-1l", "seed": 5_000_000_000}, "seed=5000000000 is too large"),
     ({"name": "attn-1l", "tokens": float("inf")}, "tokens=inf is no number of training tokens"),
     ({"name": "attn-1l", "tokens": float("nan")}, "tokens=nan is no number"),
     ({"name": "attn-1l", "tokens": "4e6"}, "tokens='4e6' is no number"),
