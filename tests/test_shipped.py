@@ -13,7 +13,7 @@ from ictl_utils import tables, weights
 from ictl_utils.claims import load_claims
 from ictl_utils.cli import app
 from ictl_utils.curves import phase_change
-from ictl_utils.judgement import judge_zoo, report
+from ictl_utils.judgement import judge_zoo, missing, report
 from ictl_utils.numbers_base import Zoo
 from ictl_utils.numbers_shapes import FORMED
 from ictl_utils.zoo import entries
@@ -84,6 +84,14 @@ def test_tables_as_json(name: str) -> None:
     assert len(made) == len(same) > 0
     for column in same.select_dtypes("float"):
         assert np.allclose(made[column].astype(float), same[column].astype(float), rtol=1e-5, equal_nan=True), column
+
+
+def test_what_the_package_promises() -> None:
+    """As many models and twice the ablations of the paper's table, a verdict on each claim, seeds for the arguments."""
+    row, judged = tables.summary(TABLES), judge_zoo(TABLES)
+    assert row["configurations"] >= 34 and row["ablations"] >= 100_800
+    assert not missing(judged)
+    assert all(j.verdict.n_seeds >= 3 for j in judged if j.claim.testable and j.claim.id[0] in "ABC")
 
 
 def test_summary_counts_the_tables() -> None:

@@ -141,6 +141,12 @@ def test_missing_rows_are_named_with_their_run(joined, runs: list[Run], tmp_path
     assert not list(tmp_path.iterdir())
 
 
+def test_what_is_read_belongs_to_the_reader(folder: Path) -> None:
+    one = tables.read(folder)["runs"]
+    one.loc[0, "name"] = "mine"
+    assert tables.read(folder)["runs"]["name"][0] != "mine"
+
+
 def test_files_missing_damaged_or_altered(joined, folder: Path) -> None:
     path = folder / "positions.parquet"
     content = path.read_bytes()
