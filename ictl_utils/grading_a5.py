@@ -157,7 +157,7 @@ def _verdict_cases(seed: int) -> list[Case]:
         (-0.3, most + bits[1], up, "from the wrong side to beyond the bound"),
         (least + bits[2], 2 * most - least, up, "across the upper bound, its middle beyond it"),
         (-most - 0.2, -most - bits[3], down, "lower was predicted, and it is lower"),
-        (most + bits[4], most + 0.2, down, "lower was predicted, and it is higher"),
+        (-least + bits[4], 0.2, down, "lower was predicted, and it is next to nothing, or higher"),
         (-most - 0.3, -most + bits[5], down, "lower was predicted, and it is across the bound"),
     ]
     return [Case({"low": float(low), "high": float(high), "prediction": p}, note) for low, high, p, note in found]

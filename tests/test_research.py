@@ -6,7 +6,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import pytest
 
-from ictl_utils import coursework, research
+from ictl_utils import coursework, grading_a5, research
 from ictl_utils import research_report as report
 from ictl_utils.config import IctlError, digest
 from ictl_utils.research import ARMS, choice_fault, planned, prediction_fault, seal
@@ -248,3 +248,21 @@ def test_the_solutions_evidence_can_be_measured_again(tmp_path) -> None:
     assert again["seal"] == kept["seal"]
     for old, new in zip(kept["rows"], again["rows"], strict=True):
         assert {**new, "value": 0} == {**old, "value": 0} and abs(new["value"] - old["value"]) < 0.3, (old, new)
+
+
+@pytest.mark.parametrize("seed", [0, 1001, 1002])
+def test_cases_of_the_verdict_need_both_bounds_and_both_ends(seed: int) -> None:
+    """Zero in the place of either bound, or ends that are not exchanged for `lower`, give another word somewhere."""
+
+    def words(beyond: float = 1, below: float = 1, exchange: bool = True) -> list[str]:
+        found = []
+        for case in grading_a5._verdict_cases(seed):
+            low, high, p = case.given["low"], case.given["high"], case.given["prediction"]
+            if p["direction"] == "lower":
+                low, high = (-high, -low) if exchange else (-low, -high)
+            found.append("holds" if low >= beyond * p["holds_beyond"] else
+                         "fails" if high <= below * p["fails_below"] else "open")  # fmt: skip
+        return found
+
+    assert set(words()) == {"holds", "fails", "open"}
+    assert words() not in (words(beyond=0), words(below=0), words(exchange=False))

@@ -56,7 +56,10 @@ def test_a_damaged_file_is_built_again(corpus: str, tmp_path, damage: str) -> No
     assert file.read_bytes() == content
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"sha256": 1}', "\xff", '{"sha256": {}, "documents": 1}'])
+NO_HASH = '{"sha256": {}, "documents": 1, "characters": 1}'
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"sha256": 1}', "\xff", NO_HASH])
 def test_a_damaged_list_of_hashes_is_built_again(corpus: str, tmp_path, content: str) -> None:
     first = load_tokens(corpus, 400, tmp_path)
     next(tmp_path.rglob("about.json")).write_text(content, encoding="latin1")
