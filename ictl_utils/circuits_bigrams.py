@@ -111,17 +111,20 @@ def continuations(tables: Mapping[str, LogTable], tokens: Tokens, ids: Int[np.nd
                   ) -> pd.DataFrame:
     """The ``k`` likeliest next tokens by every table with their probabilities, a row a token of ``ids``.
 
+    Tokens that read alike (single bytes of longer characters) are told apart by their ids.
+
     Args:
         tables: name -> whole table, a row for every token of the vocabulary.
     """
-    rows = {}
+    rows, read = [], [_short(label) for label in tokens.labels(list(ids))]
+    names = [name if read.count(name) == 1 else f"{name} [{i}]" for name, i in zip(read, ids, strict=True)]
     for i in ids:
         best = {name: np.argsort(-table[i], kind="stable")[:k] for name, table in tables.items()}
-        rows[_short(tokens.labels([i])[0])] = {
+        rows.append({
             name: "   ".join(f"{_short(tokens.labels([j])[0])} {np.exp(tables[name][i, j]):.2f}" for j in found)
             for name, found in best.items()
-        }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("token")
+        })
+    return pd.DataFrame(rows, index=pd.Index(names, name="token"))
 
 
 def _short(label: str) -> str:

@@ -17,7 +17,7 @@ from .config import require
 from .handmade import BEFORE, OUTPUT, SIZE, TOKEN, induction_model
 from .idealised import Ids, Pattern, losses_replaced
 from .metrics import Windows, earlier_successors
-from .model import Transformer
+from .model import Transformer, smear
 
 PatternOf = Callable[[Ids], Pattern]
 CORNER = 0.5  # both statistics above it: an induction head by the weights, as in the registered corner of G04
@@ -31,7 +31,7 @@ def previous_from_weights(model: Transformer) -> PerHead:
     """Attention to the position before that positions alone would give, mean over positions; no text is read.
 
     The softmax of (p W_Q) (p W_K)^T / sqrt(d_head), p the position vectors: the part of the scores in which neither
-    side reads a token (P2, "One-layer models", positional heads).
+    side reads a token (P2, "One-layer models", positional heads); where keys or queries are smeared, so are theirs.
 
     Raises:
         IctlError: positions are not added to the inputs of W_Q and W_K.
@@ -39,6 +39,8 @@ def previous_from_weights(model: Transformer) -> PerHead:
     require(model.cfg.positions == "shortformer",
             f"positions={model.cfg.positions!r} are no separate part of queries and keys; take shortformer.")
     q, k = (model.sinusoids @ W for W in (model.W_Q, model.W_K))
+    smeared = lambda x: torch.cat([smear(one[None], a) for one, a in zip(x, model.alpha, strict=True)])  # noqa: E731
+    q, k = smeared(q) if model.cfg.smear == "query" else q, smeared(k) if model.cfg.smear == "key" else k
     scores = q @ k.mT / math.sqrt(model.cfg.d_head)
     future = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
     return scores.masked_fill(future, -torch.inf).softmax(-1).diagonal(-1, -2, -1).mean(-1).double().numpy()

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from .circuits import check_head
 from .circuits_paths import Ids, check_attention_only, frozen_read, frozen_scale
+from .config import one_of
 from .model import Transformer, rotate, smear
 
 
@@ -32,7 +33,13 @@ class QKTerms:
     k: Float[Tensor, "part batch pos d_head"]
 
     def score(self, query: str, key: str) -> Float[Tensor, "batch pos pos"]:
-        """Score before softmax that part ``query`` of the query side gives part ``key`` of the key side."""
+        """Score before softmax that part ``query`` of the query side gives part ``key`` of the key side.
+
+        Raises:
+            IctlError: a part that is not among ``names``.
+        """
+        for part in (query, key):
+            one_of("part", part, tuple(self.names))
         q, k = self.q[self.names.index(query)], self.k[self.names.index(key)]
         return q @ k.mT / math.sqrt(q.shape[-1])
 

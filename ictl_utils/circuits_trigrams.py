@@ -85,10 +85,12 @@ def skip_trigrams(model: Transformer, layer: int, head: int, sources: IdList | l
             training: their rows of W_E are noise.
 
     Raises:
-        IctlError: no such head, or ``k`` exceeds the number of tokens.
+        IctlError: no such head or token, or ``k`` exceeds the number of tokens.
     """
     check_head(model, layer, head)
     ids, sources = _all_or(ids, model), np.asarray(sources)
+    strange = [int(i) for i in (*sources, *ids) if not 0 <= i < model.cfg.d_vocab]
+    require(not strange, f"token {strange[:1]} is not among the ids 0 to {model.cfg.d_vocab - 1} of the model.")
     require(1 <= k <= len(ids), f"k={k} entries were asked for, but there are {len(ids)} tokens to choose from.")
     qk, ov = (x.topk(k, dim=1) for x in circuit_columns(model, layer, head, sources, ids))
     return [SourceTable(int(source), ids[qk.indices[i].numpy()], qk.values[i].numpy(),

@@ -118,7 +118,7 @@ class TrainConfig:
     clip: float = 1.0  # largest gradient norm
     init_seed: int = 0  # draws the initial weights, nothing else
     data_seed: int = 0  # orders the training windows, nothing else
-    snapshots: int = 60  # weights kept over the run, log-spaced then linear
+    snapshots: int = 60  # weights kept over the run, log-spaced then linear; at least the steps 0, 1 and the last
 
     def __post_init__(self) -> None:
         _typed(self)

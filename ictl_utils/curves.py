@@ -16,7 +16,14 @@ def loss_pca(vectors: list[Float[np.ndarray, "snap example"]]
 
     Returns:
         One path a model, and the share of variance of each component (P1, Argument 1; columns centred).
+
+    Raises:
+        IctlError: fewer than two loss vectors or two examples, or vectors of different lengths.
     """
+    shapes = sorted({np.shape(rows)[1:] for rows in vectors})
+    require(len(shapes) == 1 and len(shapes[0]) == 1, f"loss vectors have shapes {shapes}; all need one length.")
+    n = sum(len(rows) for rows in vectors)
+    require(min(n, *shapes[0]) >= 2, f"{n} loss vectors of {shapes[0][0]} examples have no two components.")
     from sklearn.decomposition import PCA  # slow to import
 
     pca = PCA(n_components=2, svd_solver="full").fit(np.concatenate(vectors))
@@ -49,9 +56,11 @@ def phase_change(
     window: whether anything formed there is another question.
 
     Raises:
-        IctlError: fewer than four snapshots.
+        IctlError: fewer than four snapshots, or a score that is no number.
     """
     require(len(tokens) >= 4, f"{len(tokens)} snapshots are too few to find a phase change; use at least 4.")
+    require(bool(np.isfinite(score).all()), f"the score of {(~np.isfinite(score)).sum()} snapshots is no number; leave "
+                                            "them out, tokens too.")
     grid, curve = smooth_curve(tokens, score, smooth)
     slope, long = -np.gradient(curve, grid), round(stretch * len(grid))
     first = int((curve[:-long] - curve[long:]).argmax())

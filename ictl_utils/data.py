@@ -175,8 +175,8 @@ def _hugging_face(name: str) -> Iterator[str]:
         left = HF_CHARACTERS
         for row in rows:
             require("text" in row, f"corpus='hf:{name}' has no column 'text'; its columns: {', '.join(row)}.")
-            yield row["text"]
-            left -= len(row["text"])
+            yield row["text"] or ""
+            left -= len(row["text"] or "")
             if left <= 0:
                 return
     except IctlError:
@@ -257,7 +257,11 @@ def copy_pay(train: Int[np.ndarray, "n"], held_out: Int[np.ndarray, "m"], d_voca
 
     The copy is looked up inside windows of ``window`` tokens; the bigram table holds the most frequent
     successor of each token in ``train``, the lower id of equally frequent ones.
+
+    Raises:
+        IctlError: a window of one token or none, or fewer held-out tokens than one window.
     """
+    require(window >= 2, f"window={window} has no token with one before it; use 2 or more.")
     pairs, counts = np.unique(train[:-1].astype(np.int64) * d_vocab + train[1:], return_counts=True)
     pairs, bigram = pairs[::-1][np.argsort(counts[::-1], kind="stable")], np.zeros(d_vocab, np.int64)
     bigram[pairs // d_vocab] = pairs % d_vocab  # the last one stays: the most frequent, of equal ones the lowest

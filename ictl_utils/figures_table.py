@@ -188,15 +188,16 @@ def windows_and_heads(models: Sequence[Column]) -> Plot:
 
 
 def _draw_model(ax: Axes, y: float, column: Column) -> None:
-    for (start, end), alpha in zip(phase_windows(column.runs), (0.14, 0.3), strict=False):
+    windows = phase_windows(column.runs)
+    for (start, end), alpha in zip(windows, (0.14, 0.3), strict=False):
         ax.barh(y, end - start, left=start, height=0.7, color=INK, alpha=alpha, lw=0)
     found = [(r.midpoint, first_formed(r)) for r in column.runs if np.isfinite(first_formed(r))]
     for middle, formed in found:
         ax.plot([middle], [y], "|", color=INK, ms=9, mew=1.6)
         ax.plot([formed], [y], "o", color=LOOKS["induction"][0], ms=5, mec="white", mew=0.6)
     if not found:
-        text = f"no head passes {THRESHOLD}"
-        ax.annotate(text, (0, y), (4, 0), textcoords="offset points", va="center", fontsize=8)
+        text, behind = f"no head passes {THRESHOLD}", max([end for _, end in windows], default=0)
+        ax.annotate(text, (behind, y), (4, 0), textcoords="offset points", va="center", fontsize=8)
 
 
 def _key() -> list[Patch | Line2D]:

@@ -36,7 +36,9 @@ def final_numbers(models: Sequence[Column]) -> pd.DataFrame:
             "layer of the best head": np.median([best_head(p)[0] for p in heads]) if heads else np.nan,
             "layers": column.layers,
         }
-    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
+    frame = pd.DataFrame.from_dict(rows, orient="index").rename_axis("model")
+    best = [int(x) if x == np.floor(x) else x for x in frame["layer of the best head"]]  # 1, but 1.5 between two seeds
+    return frame.assign(**{"layer of the best head": pd.Series(best, frame.index, dtype=object)})
 
 
 def agreement(zoo: Zoo) -> pd.DataFrame:

@@ -85,7 +85,11 @@ def recovered(model: Transformer, windows: Windows, heads: Heads, pattern_fn: Ca
 
     (ablated - replaced) / (ablated - intact): 1 where the idealised heads are as good, above 1 where they are
     better, below 0 where they are worse than none. Means nothing for heads whose ablation hardly matters.
+
+    Raises:
+        IctlError: as :func:`losses_replaced`, or ablating ``heads`` changes nothing at all.
     """
     intact, ablated = (float(losses_without(model, windows, gone, "full").mean()) for gone in ([], heads))
+    require(ablated != intact, f"ablating {heads} changes no loss, so that there is nothing to recover.")
     replaced = float(losses_replaced(model, windows, heads, pattern_fn).mean())
     return (ablated - replaced) / (ablated - intact)

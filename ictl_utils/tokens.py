@@ -81,7 +81,8 @@ def load_tokens(corpus: str, d_vocab: int = 1024, folder: Path | None = None) ->
     Raises:
         IctlError: unknown or empty corpus, a vocabulary larger than the corpus allows, or a full disk.
     """
-    key = digest(FORMAT, corpus, d_vocab, data.signature(corpus))[:16]
+    shipped = shipped_tokenizer(corpus, d_vocab)
+    key = digest(FORMAT, corpus, d_vocab, data.signature(corpus), shipped and _file_sha(shipped))[:16]
     place = (folder or home() / "tokens") / f"{corpus.split(':')[0]}-{d_vocab}-{key}"
     if not _intact(place):
         _build_once(corpus, d_vocab, place)

@@ -228,6 +228,8 @@ def test_the_wrong_pattern_recovers_nothing(repeats: np.ndarray) -> None:
     model = handmade.induction_model()
     assert idealised.recovered(model, repeats, [(1, 0)], idealised.previous_token_pattern) < 0.1
     assert idealised.recovered(model, repeats, [(0, 0)], idealised.literal_match_pattern) < 0.1
+    with pytest.raises(IctlError, match="nothing to recover"):
+        idealised.recovered(model, repeats, [], idealised.literal_match_pattern)
 
 
 def test_replacing_patterns_with_themselves_changes_nothing(windows: np.ndarray) -> None:

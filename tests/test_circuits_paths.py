@@ -218,6 +218,8 @@ def test_layer_zero_composes_with_nothing() -> None:
 def test_unknown_head() -> None:
     with pytest.raises(IctlError, match="L0H4 does not exist"):
         qk_terms(build(), ids(), 0, 4)
+    with pytest.raises(IctlError, match="part='L0H4'"):
+        qk_terms(build(), ids(), 1, 0).score("token", "L0H4")
 
 
 # ---- virtual heads --------------------------------------------------------------------------------

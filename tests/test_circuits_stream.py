@@ -208,6 +208,13 @@ def test_continuations_are_readable() -> None:
     table = np.log([[0.1, 0.6, 0.2, 0.1]] * 4)
     shown = circuits_bigrams.continuations({"text": table}, tokens, [2, 3], k=2)
     assert list(shown.index) == ["2", "3"] and shown.loc["2", "text"] == "1 0.60   2 0.20"
+    class Alike(Tokens):
+        def labels(self, ids: list[int]) -> list[str]:
+            return ["\ufffd" if i > 1 else str(i) for i in ids]
+
+    alike = Alike("none", 4, tokens.train, tokens.train, None, "", 1, 0)
+    shown = circuits_bigrams.continuations({"text": table}, alike, [1, 2, 3], k=1)
+    assert list(shown.index) == ["1", "\ufffd [2]", "\ufffd [3]"] and shown.index.name == "token"
     assert circuits_bigrams._short("↵" + 11 * "·") == "↵·×11" and circuits_bigrams._short("\x15a") == "\\x15a"
 
 

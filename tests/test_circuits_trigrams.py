@@ -78,6 +78,9 @@ def test_two_negative_factors_are_no_skip_trigram() -> None:
 def test_too_many_entries_and_unknown_heads() -> None:
     with pytest.raises(IctlError, match="k=25 entries.*24 tokens"):
         skip_trigrams(build(), 0, 0, [1], k=25)
+    for wrong in ({"sources": [1, 24]}, {"sources": [-24]}, {"sources": [1], "ids": np.array([3, 24])}):
+        with pytest.raises(IctlError, match=r"token \[-?24\] is not among the ids 0 to 23"):
+            skip_trigrams(build(), 0, 0, **wrong, k=1)
     with pytest.raises(IctlError, match="L0H4 does not exist"):
         top_skip_trigrams(build(), 4)
 

@@ -133,6 +133,12 @@ def test_copy_pay_is_one_where_only_copying_helps() -> None:
     assert data.copy_pay(train, held_out, 8, window=128) == pytest.approx(119 / 127)
 
 
+def test_copy_pay_of_too_short_a_window() -> None:
+    for window, words in ((1, "window=1 has no token"), (200, "at least window=200 held-out tokens, got 128")):
+        with pytest.raises(IctlError, match=words):
+            data.copy_pay(np.arange(8), np.arange(128) % 8, 8, window=window)
+
+
 def test_copy_pay_of_a_large_vocabulary() -> None:
     """Equally frequent successors: the lower id counts. A table of all pairs would take 34 GB."""
     train = np.array([60_000, 7, 60_000, 5, 60_000, 9, 60_000, 5, 60_000, 7], dtype=np.uint16)
@@ -160,6 +166,8 @@ def test_a_dataset_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", types.SimpleNamespace(load_dataset=load_dataset))
     with pytest.raises(IctlError, match="corpus='hf:a@x' could not be read .BuilderConfig 'x' not found.; check the"):
         next(data.documents("hf:a@x"))
+    monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: [{"text": None}, {"text": "a"}])
+    assert list(data.documents("hf:a@x")) == ["a"]
     monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: [{"words": "a"}])
     with pytest.raises(IctlError, match="corpus='hf:a@x' has no column 'text'; its columns: words."):
         next(data.documents("hf:a@x"))

@@ -41,9 +41,12 @@ def test_the_weights_of_an_untrained_model_say_nothing() -> None:
     assert answers.induction == [] and answers.previous.max() < 0.1 and np.nanmax(np.abs(answers.positivity)) < 0.5
 
 
-def test_positions_alone_are_what_the_model_does_without_tokens() -> None:
-    model = Transformer(ModelConfig(n_ctx=24, norm=False), seed=1).requires_grad_(False)
+@pytest.mark.parametrize("smear", ["none", "key", "query", "value"])
+def test_positions_alone_are_what_the_model_does_without_tokens(smear: str) -> None:
+    model = Transformer(ModelConfig(n_ctx=24, norm=False, smear=smear), seed=1).requires_grad_(False)
     model.W_E.zero_()
+    if smear != "none":
+        model.alpha.copy_(torch.linspace(-3, 2, model.alpha.numel()).view_as(model.alpha))
     patterns = model.forward_with_cache(torch.ones(1, 24, dtype=torch.long)).patterns
     bare = np.stack([p[0].diagonal(-1, 1, 2).mean(-1).numpy() for p in patterns])
     assert np.allclose(found.previous_from_weights(model), bare, atol=1e-6)

@@ -95,6 +95,8 @@ def test_phase_change_may_come_in_the_first_tenth() -> None:
 def test_phase_change_needs_snapshots() -> None:
     with pytest.raises(IctlError, match="3 snapshots are too few"):
         metrics.phase_change(np.arange(3), np.zeros(3))
+    with pytest.raises(IctlError, match="the score of 2 snapshots is no number"):
+        metrics.phase_change(np.arange(5), np.array([0, np.nan, 1, np.inf, 0]))
 
 
 def test_earlier_successors_against_a_loop() -> None:
@@ -178,6 +180,9 @@ def test_pca_recovers_a_plane() -> None:
     assert share.sum() == pytest.approx(1.0)
     distance = np.linalg.norm(paths[0][3] - paths[1][7])
     assert np.linalg.norm(found[0][3] - found[1][7]) == pytest.approx(distance)
+    for wrong in ([], [np.zeros((1, 300))], [np.zeros((5, 1))], [np.zeros((2, 3)), np.zeros((2, 4))], [np.zeros(5)]):
+        with pytest.raises(IctlError, match="loss vectors"):
+            metrics.loss_pca(wrong)
 
 
 def test_ablation_of_nothing_is_the_model(model: Transformer, windows: np.ndarray) -> None:

@@ -44,6 +44,17 @@ def test_second_load_reads_the_files(corpus: str, tmp_path, monkeypatch: pytest.
     assert load_tokens(corpus, 400, tmp_path).sha == first.sha
 
 
+def test_another_shipped_tokenizer_is_another_text(corpus: str, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the package comes with another tokenizer, ids kept from before are not read."""
+    ids = []
+    for d_vocab in (300, 400):
+        merges = tokens.train_tokenizer((d for d in data.documents(corpus)), d_vocab)
+        merges.save(str(tmp_path / "tokenizer.json"))
+        monkeypatch.setattr(tokens, "shipped_tokenizer", lambda *_: tmp_path / "tokenizer.json")
+        ids.append(load_tokens(corpus, 400, tmp_path / "tokens").train)
+    assert len(ids[0]) > len(ids[1])
+
+
 @pytest.mark.parametrize("damage", ["truncate", "alter", "delete"])
 def test_a_damaged_file_is_built_again(corpus: str, tmp_path, damage: str) -> None:
     first = load_tokens(corpus, 400, tmp_path)
