@@ -267,8 +267,7 @@ def copy_pay(train: Int[np.ndarray, "n"], held_out: Int[np.ndarray, "m"], d_voca
     bigram[pairs // d_vocab] = pairs % d_vocab  # the last one stays: the most frequent, of equal ones the lowest
     rows = held_out[: len(held_out) // window * window].reshape(-1, window).astype(np.int64)
     require(len(rows) > 0, f"copy_pay needs at least window={window} held-out tokens, got {len(held_out)}.")
-    index, successor = np.arange(len(rows)), np.full((len(rows), d_vocab), -1, np.int32)
-    pays = 0
+    index, successor, pays = np.arange(len(rows)), np.full((len(rows), d_vocab), -1, np.int32), 0
     for t in range(window - 1):
         now, following = rows[:, t], rows[:, t + 1]
         pays += int(((successor[index, now] == following) & (bigram[now] != following)).sum())
