@@ -173,7 +173,9 @@ def _badge_row(j: Judged) -> str:
     if j.without and j.stable != "yes":
         notes.append(f"another verdict without {html.escape(j.stable.removeprefix('no: '))}")
     if j.rests_on:
-        notes.append(j.rests_on + (", where the best head counts" if j.basis.without else ""))
+        notes.append(j.rests_on)
+    if j.basis.without:
+        notes.append("in a run without an induction head the best head counts")
     if j.on_second_corpus:
         notes.append(f"second corpus: {j.on_second_corpus}")
     if j.narrow and j.narrow != j.word:

@@ -10,7 +10,7 @@ from functools import cache
 
 import pandas as pd
 
-from . import figure_list, numbers_pretrained, pretrained_tables
+from . import figure_list, numbers_heads, numbers_pretrained, pretrained_tables
 from .claims import Claim, load_claims
 from .config import IctlError, require, run_id
 from .numbers import NUMBERS, PRETRAINED
@@ -160,7 +160,7 @@ def _judged(claim: Claim, first: Zoo, second: Zoo, narrow: Zoo, place: tuple[str
     seeds = (claim, compute(first), *AGAIN.get(claim.id, ()))
     return Judged(claim, verdict, leave_one_out(*seeds), alone(*seeds), other,
                   under_narrow.verdict if under_narrow else "", second_why=second_why,
-                  basis=Basis.of_claim(claim, first, window),
+                  basis=Basis.of_claim(claim, first, window), remark=numbers_heads.REMARKS.get(claim.id, ""),
                   second_basis=Basis.of_claim(claim, second, window) if other else Basis({}, 0, 0))  # fmt: skip
 
 

@@ -13,11 +13,16 @@ from scipy.stats import rankdata
 from .ablations import FILLS
 from .metrics import best_head
 from .numbers_base import ATTENTION_ONLY, RunTables, Zoo, by_seed, over
+from .survey import FULL
 from .survey_facts import THRESHOLD
 
 ALL_ATTENTION = ("attn-1l", *ATTENTION_ONLY)
 MLP = tuple(f"mlp-{n}l" for n in (2, 3, 4, 5, 6))
 RESAMPLES = 1000
+REMARKS = {  # on tests as they were registered
+    "C02": f"the effect is read on fewer held-out windows ({FULL.ablations} at the laptop preset) than the gain "
+           f"({FULL.icl:,}, those among them)",
+}
 Models = Sequence[RunTables]
 PerHead = Float[np.ndarray, "layer head"]
 
