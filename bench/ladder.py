@@ -33,7 +33,11 @@ def cost(runs: pd.DataFrame) -> str:
     hours = sum(Transformer(m).flops_per_token() * t.tokens for m, t in missing) / 3600
     hours *= runs["core_seconds"].sum() / runs["flops"].sum()
     rest = f" {len(missing)} runs of the zoo are not measured yet: about {hours:.1f} core-hours." if missing else ""
-    return "\n".join([*head, *rows, line("all", runs), "", f"Training alone, one process a core.{rest}"])
+    devices = ", ".join(sorted(set(runs["device"])))
+    notes = (f"Training alone, one process a core, on {devices}; several machines, with Intel and with AMD "
+             "processors and two settings of MKL (bench/recipe.md, Arithmetic): rates of families are no comparison."
+             + ("" if "cuda" in devices else " Minutes on a GPU: not measured."))  # fmt: skip
+    return "\n".join([*head, *rows, line("all", runs), "", f"{notes}{rest}"])
 
 
 def climbed(preset_name: str, device: str) -> str:

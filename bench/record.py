@@ -19,7 +19,18 @@ INTRO = """# Benchmarks
 
 What `python bench/record.py NAME` printed, one section a benchmark. Ratios come from rounds that take turns in one run;
 absolute numbers are those of the machine named.
+
+{overview}
 """
+GOALS = {  # what -> section, what was reached, the goal, and whether it is a least value
+    "training: times the fastest peer": ("train_throughput", r"Reached: ([\d.]+) times", r"goals are ([\d.]+)", True),
+    "training: % of the matrix product's rate": ("train_throughput", r"and (\d+)% of", r"times\s+and (\d+)%", True),
+    "ablations, 3 layers: times the fastest loop": (
+        "ablations", r"3 layers: ([\d.]+) times", r"goal is ([\d.]+)", True),
+    "seconds to the change, nanoGPT's over ours": (
+        "time_to_change", r"seconds: (?:at least )?([\d.]+)", r"goal (\d+)", True),
+    "snapshots: seconds with over without": ("snapshot_cost", r"median ([\d.]+)", r"goal ([\d.]+)", False),
+}  # fmt: skip
 
 
 def processor() -> str:
@@ -31,11 +42,23 @@ def processor() -> str:
 
 def replaced(text: str, name: str, section: str) -> str:
     """``text`` with the section ``name`` replaced, or added at the end."""
-    parts = re.split(r"(?m)^(?=## )", text or INTRO)
+    parts = re.split(r"(?m)^(?=## )", text or "\n")
     kept = [part for part in parts if not part.startswith(f"## {name}\n")]
     order = {f"## {n}\n": i for i, n in enumerate(NAMES)}
     sections = sorted([*kept[1:], section], key=lambda part: order[part.partition("\n")[0] + "\n"])
-    return "\n".join(part.strip() + "\n" for part in [kept[0], *sections])
+    return "\n".join(part.strip() + "\n" for part in [INTRO.format(overview=overview(sections)), *sections])
+
+
+def overview(sections: list[str]) -> str:
+    """A table of the goals: what was reached, as the sections say it."""
+    rows = ["| | reached | goal | |", "| --- | --- | --- | --- |"]
+    for what, (name, reached, goal, least) in GOALS.items():
+        text = next((part for part in sections if part.startswith(f"## {name}\n")), "")
+        found = [re.search(pattern, text) for pattern in (reached, goal)]
+        if all(found):
+            a, b = (float(match[1]) for match in found)
+            rows.append(f"| {what} | {a:g} | {b:g} | {'met' if (a >= b if least else a <= b) else 'missed'} |")
+    return "\n".join(rows)
 
 
 def run(name: str, options: list[str]) -> str:
@@ -59,7 +82,8 @@ def main(arguments: list[str]) -> None:
     printed = run(name, options)
     command = " ".join(["python bench/record.py", name, *options])
     body = printed if "\n|" in f"\n{printed}" else f"```text\n{printed}\n```"
-    section = f"## {name}\n\n`{command}` ({processor()}, Python {platform.python_version()})\n\n{body}\n"
+    where = "" if name == "ladder" and not options else f" ({processor()}, Python {platform.python_version()})"
+    section = f"## {name}\n\n`{command}`{where}\n\n{body}\n"  # the ladder's runs name their machines themselves
     text = RESULTS.read_text(encoding="utf8") if RESULTS.exists() else ""
     partial = RESULTS.with_suffix(".partial")
     partial.write_text(replaced(text, name, section), encoding="utf8")

@@ -69,9 +69,9 @@ def load_claims(path: str | Path | None = None) -> list[Claim]:
     """All claims, checked.
 
     Raises:
-        IctlError: naming row and column: a column is missing, an id comes twice, a claim that small models
-            decide has no test, a test does not parse or uses a number that ``numbers`` does not define, or
-            there are not 66 rows.
+        IctlError: naming row and column: a column is missing, an id comes twice, a cell of the registration is
+            empty, a claim with bounds has no test, a test does not parse or uses a number that ``numbers`` does
+            not define, or there are not 66 rows.
     """
     rows = _rows(Path(path or Path(__file__).with_name("claims.csv")), COLUMNS)
     claims = [_claim(row) for row in rows]
@@ -108,6 +108,8 @@ def _rows(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
 
 def _claim(row: dict[str, str]) -> Claim:
     scope, models = _split(row["scope"], ","), _split(row["models"], ";")
+    for name in REGISTERED:
+        _check(bool(row[name].strip()), row["id"], name, "the cell is empty")
     claim = Claim(**row | {"scope": scope, "models": models, "numbers": _numbers(row)})
     _check(bool(scope) and set(scope) <= set(SCOPES), claim.id, "scope", f"{row['scope']!r} is not among S, W, D, P, L")
     _check(bool(models), claim.id, "models", "no model is named")
@@ -120,8 +122,8 @@ def _check_tests(claim: Claim) -> None:
     used: set[str] = set()
     for column, other in (("reproduced_test", "contradicted_test"), ("contradicted_test", "reproduced_test")):
         test = getattr(claim, column)
-        needed = claim.testable or bool(getattr(claim, other))
-        _check(bool(test) or not needed, claim.id, column, "a claim that small models decide needs both tests")
+        needed = claim.contradicted_if != "-" or bool(getattr(claim, other))  # a dash: no bound is registered
+        _check(bool(test) or not needed, claim.id, column, "a claim with numbers needs both tests")
         try:
             found = names_in(test) if test else set()
         except IctlError as error:

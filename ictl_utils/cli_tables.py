@@ -39,7 +39,9 @@ def table(
             "--csv, --summary and --schema exclude each other, as do --csv and --json; give one of them.")  # fmt: skip
     if schema:
         lines = [f"{t}.{c}: {text}" for t, cs in tabled.SCHEMA.items() for c, text in cs.items()]
-        return typer.echo(json.dumps(tabled.SCHEMA) if as_json else "\n".join(lines))
+        lines += [f"facts.measure={measure}: {text}" for measure, text in tabled.FACTS.items()]
+        every = tabled.SCHEMA | {"measures of facts": tabled.FACTS}
+        return typer.echo(json.dumps(every) if as_json else "\n".join(lines))
     found, conditions = tabled.read(source or tabled.SHIPPED), _conditions(where or [])
     if summary:
         counts = tabled.summary(_of_runs(found, conditions))

@@ -185,7 +185,7 @@ def _legend(fig: Figure, histories: Mapping[str, Sequence[History]]) -> None:
             color=colour(label),
             ls=line(label),
             lw=2.2,
-            label=label if len(group) == 1 else f"{label} ({len(group)} seeds)",
+            label=label if len(group) == 1 else f"{label} ({len(group)} runs)",
         )
         for label, group in histories.items()
     ] + window_patch(list(histories.values()) if len(histories) <= SHADED else [])

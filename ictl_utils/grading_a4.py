@@ -111,9 +111,9 @@ def _same_sets(a: Any, b: Any) -> bool:
 def measured() -> dict[str, Any]:
     """What the package's tables hold on the model of exercise 9: its induction heads, and the joint effects."""
     found = tables.read()
-    heads = tables.select(found, "heads", name=MODEL, init_seed=0)
+    heads = tables.select(found, "heads", name=MODEL, init_seed=0, data_seed=0)
     last = heads[(heads["snapshot"] == heads["snapshot"].max()) & (heads["prefix_matching"] > THRESHOLD)]
-    facts = tables.select(found, "facts", name=MODEL, init_seed=0, measure="joint_icl_change_nats")
+    facts = tables.select(found, "facts", name=MODEL, init_seed=0, data_seed=0, measure="joint_icl_change_nats")
     joint = facts[facts["item"].str.endswith(", induction")]["value"]
     return {"heads": {(int(a), int(b)) for a, b in last[["layer", "head"]].to_numpy()}, "joint": joint.tolist()}
 
@@ -231,7 +231,7 @@ QUESTIONS = (
          *(part(name, number()) for name in ("least", "times", "joint", "se")),
          holds("a criterion that could fail", _criterion, "Which result would have made you give the claim up?"),
          holds("the induction heads of the model", _induction_heads, "Print the scores: "
-               "`tables.select(tables.read(), \"heads\", name=\"attn-6l\", init_seed=0)`, last snapshot."),
+               "`tables.select(tables.read(), \"heads\", name=\"attn-6l\", init_seed=0, data_seed=0)`, last snapshot."),
          holds("effects of control sets", _control_effects, "One number for each set of exercise 6."),
          holds("the measured effect", _joint_effect, "Take all the induction heads out together, on held-out text."),
          holds("the verdict follows from the criterion", _follows, "Change neither the criterion nor the numbers: "

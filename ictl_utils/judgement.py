@@ -37,6 +37,7 @@ class Basis:
     of: int  # runs that could have one: two layers and more, or smeared keys
     from_start: int = 0  # runs whose window begins with the first snapshot, where the verdict reads the window
     windows: int = 0  # runs whose window it reads
+    lengths: tuple[int, int] = (0, 0)  # training tokens of the shortest and the longest run
 
     @staticmethod
     def of_claim(claim: Claim, zoo: Zoo, window: bool = False) -> Basis:
@@ -45,14 +46,18 @@ class Basis:
         able = [r for group in runs.values() for r in group if r.run["n_layers"] > 1 or r.run["smear"] == "key"]
         without = sum(bool(r.best_prefix[-1] <= THRESHOLD) for r in able)
         early = [r.window.start <= r.tokens[0] for group in runs.values() for r in group] if window else []
-        return Basis({k: len(v) for k, v in runs.items()}, without, len(able), sum(map(bool, early)), len(early))
+        tokens = [int(r.tokens[-1]) for group in runs.values() for r in group] or [0]
+        return Basis({k: len(v) for k, v in runs.items()}, without, len(able), sum(map(bool, early)), len(early),
+                     (min(tokens), max(tokens)))
 
     def __str__(self) -> str:
         there = sum(n > 0 for n in self.seeds.values())
         notes = [f"{there} of {len(self.seeds)} models measured" if there < len(self.seeds) else "",
                  f"no induction head in {self.without} of {self.of} run{'s' * (self.of != 1)}" if self.without else "",
                  f"window from the first snapshot on in {self.from_start} of {self.windows} runs"
-                 if self.from_start else ""]
+                 if self.from_start else "",
+                 "runs of {:.0f} to {:.0f} M tokens".format(*(n / 1e6 for n in self.lengths))
+                 if self.lengths[1] > 1.01 * self.lengths[0] else ""]
         return "; ".join(filter(None, notes))
 
 
@@ -80,9 +85,7 @@ class Judged:
     @property
     def seeds(self) -> str:
         """Seeds of the verdict; a range where some of the claim's models have fewer, and count in fewer numbers."""
-        n = self.verdict.n_seeds if self.verdict else 0
-        least = min([n, *(m for m in self.basis.seeds.values() if m)])
-        return f"{n}" if least == n else f"{least} to {n}"
+        return _range(self.verdict.n_seeds if self.verdict else 0, self.basis)
 
     @property
     def agreeing(self) -> int:
@@ -108,8 +111,8 @@ class Judged:
         """What must be known to read the verdict on the second corpus: its seeds, runs without an induction head."""
         if not self.second_corpus:
             return ""
-        n = self.second_corpus.n_seeds
-        return ", ".join(filter(None, [f"{n} seed{'s' * (n != 1)}", str(self.second_basis)]))
+        seeds = _range(self.second_corpus.n_seeds, self.second_basis)
+        return ", ".join(filter(None, [f"{seeds} seed{'s' * (seeds != '1')}", str(self.second_basis)]))
 
     @property
     def on_second_corpus(self) -> str:
@@ -121,6 +124,11 @@ class Judged:
         """``yes`` if no single seed decides, else which ones do; empty with one seed."""
         other = [str(seed) for seed, verdict in self.without.items() if verdict != self.word]
         return "" if not self.without else "yes" if not other else f"no: seed {', '.join(other)}"
+
+
+def _range(n: int, basis: Basis) -> str:
+    least = min([n, *(m for m in basis.seeds.values() if m)])
+    return f"{n}" if least == n else f"{least} to {n}"
 
 
 def judge_zoo(tables: Tables, places: Mapping[str, tuple[str, str]] | None = None, preset_name: str = "laptop",

@@ -72,7 +72,7 @@ def icl_ranges(n_ctx: int) -> tuple[tuple[int, int], tuple[int, int]]:
 
 def icl_score(
     losses: Losses, late: tuple[int, int] | None = None, early: tuple[int, int] | None = None,
-    positions: tuple[int, int] | None = None,
+    positions: tuple[int, int] | None = None, documents: Int[np.ndarray, "window"] | None = None,
 ) -> IclScore:
     """In-context learning score with the paper's sign (P1, "Key concepts"): late minus early, nats.
 
@@ -81,9 +81,11 @@ def icl_score(
         late, early: half-open ranges of positions averaged; default :func:`icl_ranges`.
         positions: the two single positions (late, early); default (500, 50) where the context is long
             enough, else the same fractions of it.
+        documents: the document of each window (:func:`ictl_utils.tokens.eval_documents`). The standard error is
+            then that of drawing whole documents, whose windows resemble each other; default: windows one by one.
 
     Raises:
-        IctlError: a position at or beyond n_ctx, or an empty range.
+        IctlError: a position at or beyond n_ctx, an empty range, or not one document a window.
     """
     n_ctx = losses.shape[1]
     late, early = late or icl_ranges(n_ctx)[0], early or icl_ranges(n_ctx)[1]
@@ -95,11 +97,16 @@ def icl_score(
         )
     each = losses[:, slice(*late)].mean(axis=1) - losses[:, slice(*early)].mean(axis=1)
     single = losses[:, positions[0]] - losses[:, positions[1]]
-    return IclScore(float(single.mean()), float(each.mean()), _standard_error(each), late, early)
+    documents = np.arange(len(each)) if documents is None else documents
+    require(len(documents) == len(each), f"{len(documents)} documents for {len(each)} windows; give one a window.")
+    return IclScore(float(single.mean()), float(each.mean()), _standard_error(each, documents), late, early)
 
 
-def _standard_error(x: Float[np.ndarray, "n"]) -> float:
-    return float(x.std(ddof=1) / np.sqrt(len(x))) if len(x) > 1 else float("nan")
+def _standard_error(x: Float[np.ndarray, "n"], groups: Int[np.ndarray, "n"]) -> float:
+    """Of the mean of ``x``, if whole groups were drawn; with groups of one the usual one."""
+    _, at = np.unique(groups, return_inverse=True)
+    sums, k = np.bincount(at, x - x.mean()), at.max() + 1
+    return float(np.sqrt(np.square(sums).sum() * k / (k - 1)) / len(x)) if k > 1 else float("nan")
 
 
 def loss_derivative(

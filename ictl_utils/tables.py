@@ -11,6 +11,7 @@ import pandas as pd
 from .config import IctlError, one_of, require
 from .snapshots import MANIFEST, Run, find_runs, write_bytes
 from .survey import FULL, TABLES, Effort, is_surveyed, survey
+from .tables_schema import FACTS as FACTS
 from .tables_schema import OPTIONAL, SCHEMA, Tables, check
 
 SHIPPED = Path(__file__).parent / "zoo_data"

@@ -28,7 +28,7 @@ SCHEMA: dict[str, dict[str, str]] = {
     "snapshots": SNAP | {
         "tokens": "training tokens seen", "loss_nats": "mean held-out loss",
         "icl_nats": "in-context learning score: loss at late minus early positions",
-        "icl_se_nats": "its standard error over windows",
+        "icl_se_nats": "its standard error over windows; over whole documents it is larger, see metrics.icl_score",
         "icl_at_positions_nats": "the same at the two single positions of the paper, scaled to n_ctx",
         "loss_new_nats": "loss where the current token is new in the window",
         "loss_repeated_nats": "loss where it was seen, once followed by the same next token",
@@ -65,6 +65,31 @@ SCHEMA: dict[str, dict[str, str]] = {
     },
     "facts": SNAP | {"measure": "what, unit at the end", "item": "of which head, order, set", "value": "number"},
 }  # fmt: skip
+FACTS = {
+    "bigram_kl_nats": "no layers: divergence between the model's next-token distribution and the text's, both ways",
+    "bigram_correlation": "no layers: logits of direct path and log-probabilities of the text's bigrams",
+    "path_sum_error_logits": "one layer, attention-only: largest difference between the sum over paths and the model",
+    "family_found": "one layer: 1 if some head shows this family of skip-trigrams (claims_families.csv)",
+    "split_token_heads": "one layer: heads whose table joins the two halves of a token that also stands whole",
+    "cross_terms": "one layer: pairs of skip-trigrams looked at, whose cross terms the text lacks",
+    "cross_terms_raised": "one layer: share of those pairs in which the model raises both cross terms (the bugs)",
+    "induction_heads": "heads that stand for the induction heads: those over 0.4, else the best one, so at least 1",
+    "joint_icl_change_nats": "score without all those heads, or without a random set of as many a layer, minus with",
+    "joint_icl_change_se_nats": "its standard error over windows",
+    "joint_loss_change_nats": "loss without them minus with them",
+    "prefix_without_previous": "prefix matching of a later head with the previous-token head knocked out",
+    "composition_random_mean": "composition score of random matrices, by the right norm and the papers' buggy one",
+    "composition_random_sd": "its standard deviation",
+    "composition_q_buggy": "Q-composition score of two heads by the papers' buggy norm",
+    "composition_k_buggy": "K-composition score by it", "composition_v_buggy": "V-composition score by it",
+    "term_gain_nats": "two layers, attention-only: loss gained by terms of this order, given those below it",
+    "layer_gain_nats": "loss gained by a layer, alone or given the other",
+    "recovered": "share of the loss lost without heads that an idealised pattern in their place keeps",
+    "score_share_k": "share of the score variance of an induction head: query reads the token, key the previous head",
+    "score_share_q": "query reads earlier heads, key the token", "score_share_token": "both read the token",
+    "score_share_both": "both read earlier heads",
+}
+"""Every measure of the table ``facts``; all are of a run's last snapshot."""
 """Every column of every table, and what it means. Losses in nats, lengths in tokens, times in seconds."""
 
 NUMBERS = {"n_layers", "n_heads", "snapshots", "snapshot", "layer", "head", "tokens"}  # counted with
@@ -88,6 +113,8 @@ def check(tables: Tables) -> None:
     for column in ("qk_trace", "qk_positivity"):
         _filled(heads[heads["layer"] > 0], "heads", column)
     _complete(tables)
+    unknown = sorted(set(tables["facts"]["measure"]) - FACTS.keys())
+    require(not unknown, f"table 'facts' has the measure {', '.join(unknown)}, which nobody documents; measure again.")
 
 
 def _filled(frame: pd.DataFrame, name: str, column: str) -> None:

@@ -252,10 +252,20 @@ def eval_windows(tokens: Tokens, n: int, n_ctx: int) -> Int[np.ndarray, "n n_ctx
     Raises:
         IctlError: the held-out split has fewer than ``n`` windows.
     """
+    return windows_at(tokens.held_out, _eval_starts(tokens, n, n_ctx), n_ctx)
+
+
+def eval_documents(tokens: Tokens, n: int, n_ctx: int) -> Int[np.ndarray, "n"]:
+    """The document in which each window of :func:`eval_windows` begins, numbered from 0; it may run into the next."""
+    starts = _eval_starts(tokens, n, n_ctx)
+    return np.searchsorted(np.flatnonzero(tokens.held_out == BOS), starts, side="right") - 1
+
+
+def _eval_starts(tokens: Tokens, n: int, n_ctx: int) -> Int[np.ndarray, "n"]:
     there = len(tokens.held_out) // n_ctx
     require(
         there >= n,
         f"n={n} held-out windows of {n_ctx} tokens were asked for, but corpus={tokens.corpus!r} has {there}; "
         "ask for fewer, or use a larger corpus.",
     )
-    return windows_at(tokens.held_out, np.linspace(0, there - 1, n).astype(np.int64) * n_ctx, n_ctx)
+    return np.linspace(0, there - 1, n).astype(np.int64) * n_ctx

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,10 +14,11 @@ import torch
 from safetensors.torch import load as load_tensors
 
 from . import metrics, zoo
+from .ablations import losses_without
 from .config import IctlError, ModelConfig, TrainConfig, home, require, run_id, runs_dir
 from .model import Transformer
 from .snapshots import MANIFEST, Run, write_bytes, write_tensors
-from .survey import texts
+from .survey import FULL, Effort, texts
 from .tables import Tables
 from .tokens import eval_windows, load_tokens, other_text
 from .train import train
@@ -28,6 +30,7 @@ PLACEHOLDER = "OWNER/REPO"
 TOLERANCE = 0.05  # logits; half-precision weights against the trained ones
 FAMILIES, BIGRAMS = ("attn", "mlp", "smeared"), "attn-0l"  # final weights of seed 0
 AROUND = {"attn-2l": 8, "attn-3l": 6, "key-1l": 6}  # and so many snapshots around the change, the first counted
+AGREE = {"loss_nats": 0.001, "icl_nats": 0.002, "prefix_matching": 0.002, "icl_change_nats": 0.002}  # and not more
 SPEED = 50e9  # floating-point operations a second of one laptop core, for expected times
 
 
@@ -181,10 +184,14 @@ def _pack_one(run: Run, name: str, i: int) -> Shipped:
 # ---- verification ---------------------------------------------------------------------------------
 
 
-def verify(tables: Tables, n: int = 6, seed: int | None = None) -> pd.DataFrame:
-    """Recompute loss and prefix matching of ``n`` random shipped snapshots from their weights, on the same text.
+def verify(tables: Tables, n: int = 6, seed: int | None = None, effort: Effort = FULL) -> pd.DataFrame:
+    """Recompute numbers of ``n`` random shipped snapshots from their weights, on the same text.
 
-    Weights are shipped in half precision: the tolerance is 0.005 nats, and 0.01 of attention.
+    Loss, ICL score, prefix matching of every head, and both ablations of one head drawn at random. Weights are
+    shipped in half precision: the tolerances are :data:`AGREE`.
+
+    Args:
+        effort: with which the tables were made.
 
     Returns:
         One row a number: file, measure, shipped, recomputed, tolerance, agrees.
@@ -196,25 +203,40 @@ def verify(tables: Tables, n: int = 6, seed: int | None = None) -> pd.DataFrame:
     require(n >= 1, f"n={n} must be at least 1.")
     require(bool(files), "no weights are shipped; `ictl zoo pack` writes them.")
     chosen = np.random.default_rng(seed).choice(len(files), min(n, len(files)), replace=False)
-    rows = [row for i in chosen for row in _verify_one(files[i], tables)]
+    rows = [row for i in chosen for row in _verify_one(files[i], tables, effort, seed)]
     return pd.DataFrame(rows, columns=["file", "measure", "shipped", "recomputed", "tolerance", "agrees"])
 
 
-def _verify_one(one: Shipped, tables: Tables) -> list[tuple]:
+def _verify_one(one: Shipped, tables: Tables, effort: Effort, seed: int | None) -> list[tuple]:
     run = tables["runs"].set_index("run_id").loc[one.run_id]
     entry = zoo.find(one.name)
     tokens, model = load_tokens(run["corpus"], entry.model.d_vocab), _read(one, Transformer(entry.model))
     require(tokens.sha == run["corpus_sha"], f"corpus={run['corpus']!r} is not the one the zoo was trained on (other "
                                              f"Python or packages: {run['versions']}); numbers cannot be compared.")
     snap = tables["snapshots"].query("run_id == @one.run_id and tokens == @one.tokens").iloc[0]
-    loss = metrics.token_losses(model, texts(tokens, model.cfg.n_ctx)[0]).mean()
-    found = [("loss_nats", snap["loss_nats"], loss, 0.005)]
+    some, rest = texts(tokens, model.cfg.n_ctx, effort)
+    losses = metrics.token_losses(model, np.concatenate([some, rest]))
+    found = [("loss_nats", snap["loss_nats"], losses[: len(some)].mean()),
+             ("icl_nats", snap["icl_nats"], metrics.icl_score(losses).value)]  # fmt: skip
     if model.cfg.n_layers:
-        heads = tables["heads"].query("run_id == @one.run_id and snapshot == @snap.snapshot")
+        of_it = "run_id == @one.run_id and snapshot == @snap.snapshot"
         scores = metrics.prefix_matching(model, metrics.repeated_probe(tokens, model.cfg.n_ctx))
-        found += [(f"prefix_matching L{h.layer}H{h.head}", h.prefix_matching, scores[h.layer, h.head], 0.01)
-                  for h in heads.itertuples()]  # fmt: skip
-    return [(one.file, what, float(a), float(b), tol, bool(abs(a - b) <= tol)) for what, a, b, tol in found]
+        found += [(f"prefix_matching L{h.layer}H{h.head}", h.prefix_matching, scores[h.layer, h.head])
+                  for h in tables["heads"].query(of_it).itertuples()]  # fmt: skip
+        rng = np.random.default_rng(None if seed is None else (seed, one.tokens))
+        at = rng.integers((model.cfg.n_layers, model.cfg.n_heads))
+        found += _without(model, some[: effort.ablations], tables["ablations"].query(of_it), *map(int, at))
+    rows = [(what, float(a), float(b), AGREE[what.split()[0]]) for what, a, b in found]
+    return [(one.file, what, a, b, tol, abs(a - b) <= tol) for what, a, b, tol in rows]
+
+
+def _without(model: Transformer, windows: metrics.Windows, ablations: pd.DataFrame, layer: int, head: int
+             ) -> Iterator[tuple[str, float, float]]:
+    """Change of the ICL score without one head, in the table and now."""
+    intact = metrics.token_losses(model, windows)
+    for row in ablations.query("layer == @layer and head == @head and fill == 'zero'").itertuples():
+        change = metrics.icl_score(losses_without(model, windows, [(layer, head)], row.kind) - intact).value
+        yield f"icl_change_nats L{layer}H{head} {row.kind}", row.icl_change_nats, change
 
 
 def retrain(name: str, seed: int, tables: Tables, folder: str | Path) -> tuple[float, float]:

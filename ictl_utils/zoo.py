@@ -9,8 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from .config import IctlError, ModelConfig, TrainConfig, one_of, preset, require, run_id
+
+if TYPE_CHECKING:
+    from .model import Transformer
 
 FAMILIES = {
     "attn": "small attention-only",
@@ -90,6 +95,14 @@ def names(preset_name: str = "laptop", seeds: int = 0) -> dict[str, tuple[str, s
         for m, t in entry.all_runs(seeds):
             found.setdefault(run_id(m, t), (entry.name, entry.family))
     return found
+
+
+def load(name: str, seed: int = 0, tokens: float | None = None, *, retrain: bool = False) -> Transformer:
+    """A trained model of the zoo, as :func:`ictl_utils.weights.load` gives it, which says what the arguments mean.
+
+    Found here by its users; the step forward is taken when it is called, not when this module is imported.
+    """
+    return import_module("ictl_utils.weights").load(name, seed, tokens, retrain=retrain)
 
 
 def schedule(chosen: list[Entry], seeds: int | None = None) -> list[tuple[str, ModelConfig, TrainConfig]]:

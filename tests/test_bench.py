@@ -22,6 +22,7 @@ sys.path.insert(0, str(ROOT / "bench"))
 
 import ladder  # noqa: E402
 import record  # noqa: E402
+import snapshot_cost  # noqa: E402
 import time_to_change  # noqa: E402
 import train_throughput as bench  # noqa: E402
 
@@ -121,16 +122,31 @@ def test_a_ladder_is_timed_with_its_measurements(monkeypatch: pytest.MonkeyPatch
                         r"\d+\.\d minutes", words)  # fmt: skip
 
 
+def test_goals_are_read_off_the_sections() -> None:
+    text = record.RESULTS.read_text()
+    sections = re.split(r"(?m)^(?=## )", text)[1:]
+    assert record.overview(sections) in text and record.overview(sections).count("\n") == 1 + len(record.GOALS)
+    worse = [part.replace("median 1.0", "median 1.3") for part in sections]
+    assert "| 1.03 | met |" in record.overview(sections) and "| 1.03 | missed |" in record.overview(worse)
+
+
+def test_snapshots_are_timed_inside_a_run() -> None:
+    n, train, keep = snapshot_cost.timed(4, 20 * 8 * 128)
+    assert n == 4 and 0 < keep and 0 < train
+
+
 def test_results_are_kept_a_section_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "ablations.py").write_text("import sys; print('| ratio |\\n| --- |\\n|', sys.argv[1], '|')")
-    (tmp_path / "snapshot_cost.py").write_text("print('median 1.02')")
+    (tmp_path / "snapshot_cost.py").write_text("print('median 1.02; goal 1.03')")
     monkeypatch.setattr(record, "HERE", tmp_path)
     monkeypatch.setattr(record, "RESULTS", tmp_path / "RESULTS.md")
     for words in (["snapshot_cost"], ["ablations", "11"], ["ablations", "12"]):
         record.main(words)
     text = record.RESULTS.read_text()
     assert text.startswith("# Benchmarks") and "| 12 |" in text and "| 11 |" not in text
-    assert "```text\nmedian 1.02\n```" in text and text.index("## ablations") < text.index("## snapshot_cost")
+    assert "| snapshots: seconds with over without | 1.02 | 1.03 | met |" in text and "missed" not in text
+    assert "```text\nmedian 1.02; goal 1.03\n```" in text
+    assert text.index("## ablations") < text.index("## snapshot_cost")
     (tmp_path / "ablations.py").write_text("raise SystemExit(3)")
     with pytest.raises(SystemExit):
         record.main(["ablations"])

@@ -143,6 +143,16 @@ def test_errors_name_row_and_column(tmp_path: Path, cells: dict[str, str], messa
         load_claims(altered(tmp_path, "A02", **cells))
 
 
+def test_a_bound_that_went_missing_is_an_error(tmp_path: Path) -> None:
+    """Not a claim that is quietly "not testable here", also where a small model does not decide it."""
+    with pytest.raises(IctlError, match="row A06, column reproduced_test: a claim with numbers needs both tests"):
+        load_claims(altered(tmp_path, "A06", reproduced_test="", contradicted_test=""))
+    for column in claims.REGISTERED[1:]:
+        with pytest.raises(IctlError, match=f"row A02, column {column}"):
+            load_claims(altered(tmp_path, "A02", **{column: " "}))
+    assert not next(c for c in load_claims() if c.id == "D04").reproduced_test  # registered without one
+
+
 def test_missing_rows_columns_and_cells(tmp_path: Path) -> None:
     lines = (PACKAGE / "claims.csv").read_text(encoding="utf-8").splitlines(keepends=True)
     path = tmp_path / "claims.csv"

@@ -115,7 +115,7 @@ def test_ladder_and_table(ictl, ladder: Path, tmp_path: Path) -> None:
     code, out, _ = ictl("table", "--from", ladder, "--summary", "--json")
     assert code == 0 and json.loads(out)["runs"] == 2
     code, out, _ = ictl("table", "--schema")
-    assert code == 0 and len(out.splitlines()) == sum(map(len, tables.SCHEMA.values()))
+    assert code == 0 and len(out.splitlines()) == sum(map(len, tables.SCHEMA.values())) + len(tables.FACTS)
 
 
 def test_what_comes_measured_is_left_out(ictl, tmp_path: Path) -> None:
@@ -298,7 +298,7 @@ def test_conditions_are_read_as_the_column_is(ictl, ladder: Path) -> None:
 
 def test_vectors_and_columns_as_programs_read_them(ictl, ladder: Path, tmp_path: Path) -> None:
     code, out, _ = ictl("table", "--schema", "--json")
-    assert code == 0 and json.loads(out) == tables.SCHEMA
+    assert code == 0 and json.loads(out) == tables.SCHEMA | {"measures of facts": tables.FACTS}
     ictl("table", "token_losses", "--from", ladder, "--csv", tmp_path / "x.csv")
     written = pd.read_csv(tmp_path / "x.csv")
     losses = tables.read(ladder)["token_losses"]["losses_nats"]

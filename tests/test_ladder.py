@@ -2,12 +2,14 @@
 
 import os
 import random
+import re
 import resource
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -108,26 +110,42 @@ def test_nothing_is_trained_or_measured_twice(unbroken: Path, monkeypatch: pytes
 
 @pytest.mark.slow
 def test_killed_twenty_times_and_gone_on(unbroken: Path, tmp_path: Path) -> None:
-    rng, landed = random.SystemRandom(), 0
-    for attempt in range(KILLS):
-        before, child = kept(tmp_path), start(tmp_path)
-        if attempt % 3 == 1:  # at work: a moment after the first new thing on disk
-            marks = sorted(tmp_path.rglob("*"))
-            while child.poll() is None and sorted(tmp_path.rglob("*")) == marks:
-                time.sleep(0.02)
+    """Each kill hits a ladder at work: up to a second or so after the first thing that it wrote itself."""
+    rng, landed, out = random.SystemRandom(), 0, tmp_path / "0"
+    while landed < KILLS:
+        before, child = kept(out), start(out)
+        if at_work(child, out):
             time.sleep(rng.uniform(0, 1.2))
-        else:  # anywhere on the way there
-            time.sleep(rng.uniform(0.1, 3))
-        if child.poll() is not None:
-            assert child.returncode == 0
-        landed += child.poll() is None
+        running = child.poll() is None
         kill(child)
-        assert_nothing_lost(before, kept(tmp_path))
-    assert landed >= KILLS // 2, "the ladder was at its end before it could be killed"
-    before = kept(tmp_path)
-    finish(command(tmp_path))
-    assert_nothing_lost(before, kept(tmp_path))
-    assert_same_results(unbroken, tmp_path, ids_of(FAMILY))
+        assert running or child.returncode == 0
+        assert_nothing_lost(before, kept(out))
+        landed += running
+        if not running or landed == KILLS:
+            before = kept(out)
+            finish(command(out))
+            assert_nothing_lost(before, kept(out))
+            assert_same_results(unbroken, out, ids_of(FAMILY))
+            out = tmp_path / f"{landed}"  # the rest of the kills in an empty folder
+
+
+def at_work(child: subprocess.Popen, out: Path) -> bool:
+    """Wait until a ladder changes a file other than its locks; False where it ends before that."""
+    def state() -> dict[Path, int]:
+        found = {}
+        for path in out.rglob("[!.]*") if out.exists() else ():
+            try:
+                found[path] = path.stat().st_mtime_ns if path.is_file() else 0
+            except FileNotFoundError:  # renamed meanwhile
+                continue
+        return found
+
+    before = state()
+    while child.poll() is None:
+        if state() != before:
+            return True
+        time.sleep(0.02)
+    return False
 
 
 def kill(child: subprocess.Popen) -> None:
@@ -163,6 +181,20 @@ def test_progress(unbroken: Path, tmp_path: Path) -> None:
     assert everything.flops == everything.of_flops == nothing.of_flops == pytest.approx(flops)
     unmeasured = surveying.FULL
     assert progress_of(todo, unbroken, unmeasured).models == 0 and progress_of(todo, unbroken, None).models == 7
+
+
+def test_the_bar_counts_to_the_end(unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                   capfd: pytest.CaptureFixture) -> None:
+    """Models, tokens a second and the time left, as one who waits sees them."""
+    monkeypatch.setattr(climbing, "show_progress", lambda: True)
+    monkeypatch.setattr(climbing, "tqdm", partial(climbing.tqdm, disable=False))  # tests switch bars off
+    todo = schedule(entries("smoke", FAMILY), 1)
+    with climbing._watch(todo, tmp_path, QUICK, every=0.05):
+        time.sleep(0.2)
+        shutil.copytree(unbroken, tmp_path, dirs_exist_ok=True)
+    shown = capfd.readouterr().err
+    assert "0/7 models" in shown and "7/7 models" in shown and "tokens/s" in shown and "100%" in shown
+    assert re.search(r"\[\d\d:\d\d<", shown)  # time taken, time left
 
 
 def test_workers_of_dask_give_the_same_results(unbroken: Path, tmp_path: Path) -> None:

@@ -51,6 +51,19 @@ def test_icl_score_sign_and_error() -> None:
     assert score.se == pytest.approx(each.std(ddof=1) / 10)
 
 
+def test_error_of_the_icl_score_over_documents() -> None:
+    """Windows that repeat those of their document say nothing new: the error is that of one window a document."""
+    rng = np.random.default_rng(0)
+    one = rng.normal(3, 0.5, (30, 128))
+    files, same = np.repeat(np.arange(30) + 7, 4), np.repeat(one, 4, axis=0)
+    assert metrics.icl_score(same, documents=files).se == pytest.approx(metrics.icl_score(one).se)
+    assert metrics.icl_score(same).se < 0.51 * metrics.icl_score(one).se
+    drawn = [metrics.icl_score(one[rng.integers(0, 30, 30)]).value for _ in range(4000)]  # bootstrap over documents
+    assert metrics.icl_score(same, documents=files).se == pytest.approx(np.std(drawn), rel=0.06)
+    with pytest.raises(IctlError, match="3 documents for 120 windows"):
+        metrics.icl_score(same, documents=files[:3])
+
+
 def test_icl_score_is_the_papers_where_the_context_is_long_enough() -> None:
     losses = np.tile(np.arange(512.0), (3, 1))
     assert metrics.icl_score(losses).at_positions == 450.0

@@ -1,7 +1,9 @@
 """What comes with the package: measurements as precise as promised, long enough runs, and small files."""
 
+import hashlib
 import json
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -9,17 +11,24 @@ import pytest
 from conftest import ROOT
 from typer.testing import CliRunner
 
-from ictl_utils import tables, weights
+from ictl_utils import cards, tables, weights
 from ictl_utils.claims import load_claims
 from ictl_utils.cli import app
 from ictl_utils.curves import phase_change
+from ictl_utils.figures_cooccurrence import narrow
 from ictl_utils.judgement import judge_zoo, missing, report
 from ictl_utils.numbers_base import Zoo
 from ictl_utils.numbers_shapes import FORMED
-from ictl_utils.zoo import entries
+from ictl_utils.tokens import load_tokens, other_text
 
 TABLES = tables.read()
 NAMES = sorted(set(TABLES["runs"]["name"]))
+SHORT = {
+    "attn-1l": (1, 2), "query-1l": (1, 2), "value-1l": (1, 2), "attn-2l-rotary": (0,), "attn-2l-learned": (0,),
+    "attn-2l-warm-half": (1,), "attn-2l-warm-double": (2,),
+}  # too short by that measure, and no longer run with that seed is measured (bench/recipe.md, "Length")
+PAPER = ({f"{kind}-{n}l" for kind in ("attn", "mlp", "docs-attn", "docs-mlp") for n in range(1, 7)}
+         | {"key-1l", "key-2l"} | {f"ladder-{n}" for n in range(1, 7)} - {"ladder-3"})  # that one is attn-4l
 LONG = 0.999 * 15e6  # whole batches make it a little less
 
 
@@ -31,14 +40,24 @@ def test_scores_are_precise_and_snapshots_many() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_runs_are_three_times_as_long_as_their_onset_or_long(name: str) -> None:
-    zoo, known = Zoo(TABLES), {e.name for e in entries()}
+    """Three times the onset; 15 M tokens where nothing forms; else a longer run with the same seed, or it is named."""
+    zoo = Zoo(TABLES)
+    for run in (*(zoo.run(name, seed) for seed in zoo.seeds(name)), *zoo.orders(name)):
+        needed = 3 * phase_change(run.tokens, -run.best_prefix).start if run.best_prefix.max() > FORMED else LONG
+        seed = int(run.run["init_seed"])
+        longer = f"{name}-long" in NAMES and seed in zoo.seeds(f"{name}-long")
+        enough = run.tokens[-1] >= needed or not run.run["n_layers"]
+        assert enough or longer or seed in SHORT.get(name, ()), (run.run["run_id"], needed)
+        assert not (enough and seed in SHORT.get(name, ())), f"{name}, seed {seed} is long enough: not to be named"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_snapshots_are_dense_around_the_change(name: str) -> None:
+    zoo = Zoo(TABLES)
     for run in (zoo.run(name, seed) for seed in zoo.seeds(name)):
-        if run.best_prefix.max() > FORMED:
-            onset = phase_change(run.tokens, -run.best_prefix).start
-            assert run.tokens[-1] >= 3 * onset or f"{name}-long" in known, (run.run["run_id"], onset)
-        elif run.run["n_layers"]:  # nothing forms: long, here or in a control
-            assert run.tokens[-1] >= LONG or f"{name}-long" in known
-        assert not name.endswith("-long") or run.tokens[-1] >= LONG
+        if run.best_prefix[-1] > FORMED:
+            window = narrow(run)
+            assert ((run.tokens >= window.start) & (run.tokens <= window.end)).sum() >= 5, run.run["run_id"]
 
 
 def test_files_are_small() -> None:
@@ -53,6 +72,26 @@ def test_weights_are_there_and_of_measured_runs() -> None:
     assert {one.file for one in files if one.sha256} == {path.name for path in weights.FOLDER.glob("*.safetensors")}
     for name, n in weights.AROUND.items():
         assert name not in NAMES or n - 2 <= sum(one.name == name for one in files) <= n
+
+
+def test_weights_are_those_that_were_registered() -> None:
+    for one in weights.shipped():
+        assert one.logits_error <= weights.TOLERANCE
+        if one.sha256:
+            assert hashlib.sha256((weights.FOLDER / one.file).read_bytes()).hexdigest() == one.sha256, one.file
+
+
+def test_cards_are_those_of_the_tables(tmp_path: Path) -> None:
+    cards.write_cards(TABLES, tmp_path)
+    for path in tmp_path.iterdir():
+        assert path.read_text() == (tables.SHIPPED / path.name).read_text(), "run `ictl zoo pack`"
+
+
+def test_numbers_agree_with_shipped_weights() -> None:
+    """On the Python and packages the zoo was trained with; elsewhere the text is another."""
+    if other_text(load_tokens("stdlib")):
+        pytest.skip("the text of this Python's standard library is another")
+    assert weights.verify(TABLES, n=1)["agrees"].all()
 
 
 def strict(text: str) -> object:
@@ -90,8 +129,15 @@ def test_what_the_package_promises() -> None:
     """As many models and twice the ablations of the paper's table, a verdict on each claim, seeds for the arguments."""
     row, judged = tables.summary(TABLES), judge_zoo(TABLES)
     assert row["configurations"] >= 34 and row["ablations"] >= 100_800
+    zeros = TABLES["ablations"].query("fill == 'zero'")  # the paper's: one number a head, snapshot and kind
+    assert len(zeros) >= 100_800
     assert not missing(judged)
     assert all(j.verdict.n_seeds >= 3 for j in judged if j.claim.testable and j.claim.id[0] in "ABC")
+
+
+def test_every_model_of_the_paper_s_table_is_measured() -> None:
+    """34 places; plain models of one and two layers stand in two of them, and so does the ladder's third."""
+    assert sorted(PAPER - set(NAMES)) == [] and len(PAPER) == 31
 
 
 def test_summary_counts_the_tables() -> None:

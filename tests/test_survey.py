@@ -10,14 +10,17 @@ import pandas as pd
 import pytest
 import torch
 
-from ictl_utils import metrics
+from ictl_utils import idealised, metrics
 from ictl_utils import survey as surveying
-from ictl_utils.ablations import losses_without
+from ictl_utils.ablations import losses_without, random_matched_sets
+from ictl_utils.circuits import composition_baseline, composition_scores
+from ictl_utils.circuits_paths import term_importance
+from ictl_utils.circuits_scores import qk_variance_shares
 from ictl_utils.config import IctlError, ModelConfig, TrainConfig
 from ictl_utils.snapshots import Run, write_manifest
 from ictl_utils.survey import QUICK, TABLES, chosen_positions, is_surveyed, survey, tables_folder, texts
-from ictl_utils.survey_facts import Roles
-from ictl_utils.tables import OPTIONAL, SCHEMA
+from ictl_utils.survey_facts import CONTROLS, Roles
+from ictl_utils.tables import FACTS, OPTIONAL, SCHEMA
 from ictl_utils.tokens import BOS, Tokens, eval_windows, load_tokens
 from ictl_utils.train import train
 
@@ -260,6 +263,40 @@ def test_facts_of_two_layers(run: Run, found, tokens: Tokens) -> None:
     assert sorted(buggy["item"]) == ["L0H0 L1H0", "L0H0 L1H1", "L0H1 L1H0", "L0H1 L1H1"]
 
 
+def test_facts_are_what_their_names_say(run: Run, found, tokens: Tokens) -> None:
+    """Each against the function that computes it alone, so that no two are exchanged."""
+    model, few = run.model(), texts(tokens, N_CTX, EFFORT)[0][: EFFORT.ablations]
+    roles = Roles.of(at_last(found["heads"], "prefix_matching", (2, 2)),
+                     at_last(found["heads"], "previous_token", (2, 2)))  # fmt: skip
+    expected = {("recovered", "previous"): idealised.recovered(
+        model, few, [roles.previous], idealised.previous_token_pattern)}  # fmt: skip
+    for item, pattern in (("match", "literal_match"), ("two-token match", "two_token_match")):
+        pattern = getattr(idealised, f"{pattern}_pattern")
+        expected["recovered", item] = idealised.recovered(model, few, roles.induction, pattern)
+    for order, gain in enumerate(term_importance(model, few).gains):
+        expected["term_gain_nats", f"order {order}"] = gain
+    for item, buggy in (("right", False), ("buggy", True)):
+        random = composition_baseline(model.cfg, buggy=buggy)
+        expected["composition_random_mean", item], expected["composition_random_sd", item] = random.mean, random.sd
+    scores, right = (composition_scores(model, buggy=buggy) for buggy in (True, False))
+    for kind in "qkv":
+        expected[f"composition_{kind}_buggy", "L0H1 L1H0"] = getattr(scores, kind)[0, 1, 1, 0]
+        assert getattr(scores, kind)[0, 1, 1, 0] != getattr(right, kind)[0, 1, 1, 0]
+    controls = random_matched_sets(roles.induction, (2, 2), CONTROLS)
+    intact = metrics.token_losses(model, few)
+    change = losses_without(model, few, controls[-1], "full") - intact
+    expected["joint_icl_change_nats", f"full, control {len(controls) - 1}"] = metrics.icl_score(change).value
+    expected["joint_icl_change_se_nats", f"full, control {len(controls) - 1}"] = metrics.icl_score(change).se
+    layer, head = roles.in_layer(1, at_last(found["heads"], "prefix_matching", (2, 2)))[0]
+    groups = qk_variance_shares(model, metrics.random_blocks(tokens, N_CTX), layer, head)
+    for measure, group in (("q", "Q"), ("token", "Id"), ("both", "both")):
+        expected[f"score_share_{measure}", f"L{layer}H{head}"] = groups[group]
+    for (measure, item), value in expected.items():
+        assert fact(found, measure, item) == pytest.approx(value, abs=1e-5), (measure, item)
+    several = {name: value for name, value in expected.items() if name[1] != "two-token match"}  # here no pair matches
+    assert len({round(float(value), 5) for value in several.values()}) == len(several), "all differ"
+
+
 def test_roles() -> None:
     prefix = np.array([[0.1, 0.5], [0.45, 0.2], [0.3, 0.1]])
     previous = np.array([[0.2, 0.1], [0.6, 0.3], [0.9, 0.9]])
@@ -297,6 +334,8 @@ def test_every_column_is_documented(runs, found) -> None:
     for name in TABLES:
         assert set(found[name]) | set(smeared[name]) <= set(SCHEMA[name])
         assert set(SCHEMA[name]) - OPTIONAL <= set(found[name]), name
+    measured = [survey(runs(**kind), EFFORT)["facts"]["measure"] for kind in ({}, {"n_layers": 0}, {"n_layers": 1})]
+    assert set(pd.concat(measured)) == set(FACTS) - {"cross_terms_raised"}  # no two skip-trigrams to cross here
 
 
 def test_the_second_time_it_is_read(run: Run, found, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from ictl_utils import data, tokens
 from ictl_utils.config import IctlError
-from ictl_utils.tokens import BOS, batches, eval_windows, load_tokens
+from ictl_utils.tokens import BOS, batches, eval_documents, eval_windows, load_tokens
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +137,16 @@ def test_more_windows_than_held_out(corpus: str, tmp_path) -> None:
     found = load_tokens(corpus, 400, tmp_path)
     with pytest.raises(IctlError, match="n=100000 held-out windows"):
         eval_windows(found, 100_000, 128)
+
+
+def test_documents_of_windows(corpus: str, tmp_path) -> None:
+    found = load_tokens(corpus, 400, tmp_path)
+    windows, documents = eval_windows(found, 8, 64), eval_documents(found, 8, 64)
+    pieces = np.split(found.held_out, np.flatnonzero(found.held_out == BOS)[1:])
+    for window, document in zip(windows, documents, strict=True):
+        begin = "".join(map(chr, pieces[document]))
+        assert "".join(map(chr, window[1:9])) in begin + "".join(map(chr, pieces[(document + 1) % len(pieces)]))[:8]
+    assert sorted(documents) == documents.tolist() and documents[-1] > 0
 
 
 def test_full_disk_leaves_nothing_behind(corpus: str, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:

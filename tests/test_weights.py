@@ -193,20 +193,30 @@ def test_downloads_come_from_the_home_and_are_checked(restored, monkeypatch: pyt
     assert asked == [(url, f"sha256:{one.sha256}")] * 2
 
 
+def test_the_zoo_gives_its_models(packed) -> None:
+    one, same = zoo.load("attn-2l", seed=0, tokens=3e3), weights.load("attn-2l", 0, 3e3)
+    assert torch.equal(one.W_U, same.W_U) and not torch.equal(one.W_U, zoo.load("attn-2l").W_U)
+    with pytest.raises(IctlError, match="was not shipped|is not shipped|train"):
+        zoo.load("attn-2l", seed=1)
+
+
 def test_numbers_agree_with_their_weights(packed) -> None:
     files = weights.shipped()
-    found = weights.verify(packed[1], n=len(files), seed=0)
+    found = weights.verify(packed[1], n=len(files), seed=0, effort=EFFORT)
     assert found["agrees"].all() and set(found["file"]) == {f.file for f in files}
     heads = sum(zoo.find(f.name).model.n_layers * 2 for f in files)
-    assert len(found) == len(files) + heads
+    assert len(found) == (2 + 2) * len(files) + heads  # loss, score, two ablations
     assert (found["shipped"] - found["recomputed"]).abs().max() > 0  # half precision, really recomputed
-    assert weights.verify(packed[1], n=2, seed=3).equals(weights.verify(packed[1], n=2, seed=3))
+    one, again = (weights.verify(packed[1], n=2, seed=3, effort=EFFORT) for _ in range(2))
+    assert one.equals(again)
 
 
-@pytest.mark.parametrize("table, column, by", [("snapshots", "loss_nats", 0.02), ("heads", "prefix_matching", 0.03)])
+@pytest.mark.parametrize("table, column, by", [
+    ("snapshots", "loss_nats", 0.003), ("snapshots", "icl_nats", 0.004), ("heads", "prefix_matching", 0.004),
+    ("ablations", "icl_change_nats", 0.004)])  # fmt: skip
 def test_altered_numbers_do_not_agree(packed, table: str, column: str, by: float) -> None:
     tables: Tables = packed[1] | {table: packed[1][table].assign(**{column: packed[1][table][column] + by})}
-    found = weights.verify(tables, n=2, seed=0)
+    found = weights.verify(tables, n=2, seed=0, effort=EFFORT)
     altered = found["measure"].str.startswith(column)
     assert altered.any() and not found[altered]["agrees"].any() and found[~altered]["agrees"].all()
 
