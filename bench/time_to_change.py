@@ -32,11 +32,11 @@ from ictl_utils.train import learning_rate, one_thread, optimizer, show_progress
 LEVEL = 0.3  # prefix matching with random gaps
 LAW = 10**5.7  # tokens = LAW * sqrt(sequences a step * context), Aoyama et al. 2025
 NOTES = (
-    f"Formed: prefix matching with random gaps over {LEVEL}. The law: 10^5.7 sqrt(B C) tokens, B sequences of C tokens a "
-    "step. nanoGPT defaults: learned positions in the residual stream, tied embeddings, weights of standard deviation "
-    "0.02, AdamW at 1e-3 with betas 0.9 and 0.99 and weight decay 0.1, 100 warm-up steps, cosine decay to a tenth; the "
-    "same batches. A run that forms no head counts with its whole length: the ratios are bounds, and where no run of the "
-    "other forms one, they are set by that length."
+    f"Formed: prefix matching with random gaps over {LEVEL}. The law: 10^5.7 sqrt(B C) tokens, B sequences of "
+    "C tokens a step. nanoGPT defaults: learned positions in the residual stream, tied embeddings, weights of "
+    "standard deviation 0.02, AdamW at 1e-3 with betas 0.9 and 0.99 and weight decay 0.1, 100 warm-up steps, "
+    "cosine decay to a tenth; the same batches. A run that forms no head counts with its whole length: the "
+    "ratios are bounds, and where no run of the other forms one, they are set by that length."
 )
 CONTESTANTS = ("ours", "nanoGPT defaults")
 
