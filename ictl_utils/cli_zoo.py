@@ -21,7 +21,7 @@ def ladder(
     seeds: Annotated[int | None, typer.Option(help="Initialisations each; default: the zoo's numbers.")] = None,
     jobs: Annotated[int | None, typer.Option(help="Processes; default: one a core.")] = None,
     backend: Annotated[str, typer.Option(help="loky or dask.")] = "loky",
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: Annotated[str | None, typer.Option(help="cpu or cuda; default: cuda for preset gpu, else cpu.")] = None,
     measure_too: Annotated[bool, typer.Option("--measure/--train-only", help="Measure every snapshot as well.")] = True,
     beyond: Annotated[bool, typer.Option("--beyond-shipped", help="Only runs that do not come measured.")] = False,
     out: Out = None,
@@ -30,7 +30,7 @@ def ladder(
     from .ladder import climb, collect_zoo
     from .tables import read
 
-    folder = runs_folder(out)
+    folder, device = runs_folder(out), device or ("cuda" if preset_name == "gpu" else "cpu")
     runs = climb(preset_name, family, seeds, out=folder, jobs=jobs, backend=backend, device=device, measure=measure_too,
                  skip=set(read()["runs"]["run_id"]) if beyond else ())  # fmt: skip
     if not runs:
@@ -215,8 +215,10 @@ def retrain(
     from tempfile import TemporaryDirectory
 
     from .tables import read
+    from .weights import minutes
     from .weights import retrain as again
 
+    typer.echo(f"training {name} seed {seed}: about {minutes(name, seed):.0f} minutes on one core")
     with TemporaryDirectory(prefix="ictl_retrain_") as folder:
         shipped, now = again(name, seed, read(), folder)
     typer.echo(f"{name} seed {seed}: loss {shipped:.5f} nats shipped, {now:.5f} now, difference {now - shipped:+.5f}")

@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from joblib import Parallel, cpu_count, delayed, parallel_config
 from tqdm.auto import tqdm
 
-from .config import PRESETS, IctlError, ModelConfig, TrainConfig, one_of, require, run_id, runs_dir
+from .config import PRESETS, IctlError, ModelConfig, TrainConfig, choose_device, one_of, require, run_id, runs_dir
 from .model import Transformer
 from .snapshots import Run, find_runs
 from .survey import FULL, QUICK, Effort, is_surveyed, survey
@@ -49,9 +49,10 @@ def climb(
         skip: run ids to leave out, such as those measured on another machine.
 
     Raises:
-        IctlError: unknown preset, family or backend, no seed or process, or the first error of a run.
+        IctlError: unknown preset, family or backend, no seed, process or GPU, or the first error of a run.
     """
     one_of("backend", backend, BACKENDS)
+    choose_device(device)  # before anything is made
     for name, given in (("seeds", seeds), ("jobs", jobs)):
         require(given is None or given >= 1, f"{name}={given} must be at least 1.")
     folder, chosen = Path(out or runs_dir()), schedule(entries(preset_name, family), seeds)

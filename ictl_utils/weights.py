@@ -82,11 +82,16 @@ def load(name: str, seed: int = 0, tokens: float | None = None, *, retrain: bool
     if found:
         best = min(found, key=lambda s: abs(s.tokens - tokens) if tokens is not None else 0)
         return _read(best, Transformer(model_cfg))
-    seconds = Transformer(model_cfg).flops_per_token() * train_cfg.tokens / SPEED
     require(retrain, f"the weights of {name!r} seed {seed} are not shipped; load(..., retrain=True) trains them, "
-                     f"about {seconds / 60:.0f} minutes on one core.")
-    print(f"training {name} seed {seed}: about {seconds / 60:.0f} minutes on one core")
+                     f"about {minutes(name, seed):.0f} minutes on one core.")
+    print(f"training {name} seed {seed}: about {minutes(name, seed):.0f} minutes on one core")
     return _nearest(train(model_cfg, train_cfg), tokens)
+
+
+def minutes(name: str, seed: int = 0) -> float:
+    """How long training a model of the zoo takes on one core of a laptop, roughly."""
+    model_cfg, train_cfg = _configs(name, seed)
+    return Transformer(model_cfg).flops_per_token() * train_cfg.tokens / SPEED / 60
 
 
 def _configs(name: str, seed: int) -> tuple[ModelConfig, TrainConfig]:

@@ -317,6 +317,10 @@ def test_claims_can_be_sorted_and_filtered(chromium, address):
     page.select_option('select[data-filter="verdict"]', "not testable here")
     words = page.evaluate(f"({cells})(2)")
     assert set(words) == {"not testable here"} and page.inner_text(".claims-shown") == f"{len(words)} of 66 claims"
+    page.select_option('select[data-filter="verdict"]', "")
+    page.select_option('select[data-filter="part"]', "P1 Argument 2")
+    shown = page.evaluate(f"({cells})(0)")
+    assert sorted(shown) == [name for name in sorted(ids) if name.startswith("B")] and len(shown) == 6
     page.context.close()
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from ictl_utils import cli, data, tables, weights, zoo
 from ictl_utils.claims import load_claims
@@ -116,6 +117,12 @@ def test_ladder_and_table(ictl, ladder: Path, tmp_path: Path) -> None:
     assert code == 0 and json.loads(out)["runs"] == 2
     code, out, _ = ictl("table", "--schema")
     assert code == 0 and len(out.splitlines()) == sum(map(len, tables.SCHEMA.values())) + len(tables.FACTS)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_gpu_s_preset_needs_one(ictl, tmp_path: Path) -> None:
+    code, _, err = ictl("ladder", "--preset", "gpu", "--out", tmp_path)
+    assert code == 2 and "PyTorch sees no GPU here" in err and not list(tmp_path.iterdir())
 
 
 def test_what_comes_measured_is_left_out(ictl, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from ictl_utils.config import IctlError, run_id
 from ictl_utils.snapshots import Run, write_manifest
 from ictl_utils.survey import Effort, survey
 from ictl_utils.tables import Tables, collect
+from ictl_utils.tokens import load_tokens
 from ictl_utils.train import train
 
 SMALL = {"d_model": 32, "n_heads": 2, "n_ctx": 64, "d_vocab": 300}
@@ -269,5 +270,7 @@ def test_cards_list_every_configuration_and_corpus(packed, tmp_path: Path) -> No
     assert all(f"| {name} |" in model for name in NAMES) and "6 runs of 3 configurations" in model
     assert f"Weights of {sum(bool(f.sha256) for f in weights.shipped())} snapshots" in model
     known = json.loads((tmp_path / "corpora.json").read_text())
+    assert known["bursty-300"]["training tokens"] == len(load_tokens("bursty", 300).train)
+    assert f"| {known['bursty-300']['training tokens']:,} |" in text
     assert {k: one["sha"] for k, one in known.items()} == {"bursty-300": packed[1]["runs"]["corpus_sha"].iloc[0]}
     assert "| bursty |" in text and packed[1]["runs"]["corpus_sha"].iloc[0][:16] in text
