@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -131,13 +132,12 @@ def test_killed_twenty_times_and_gone_on(unbroken: Path, tmp_path: Path) -> None
 
 def at_work(child: subprocess.Popen, out: Path) -> bool:
     """Wait until a ladder changes a file other than its locks; False where it ends before that."""
-    def state() -> dict[Path, int]:
-        found = {}
-        for path in out.rglob("[!.]*") if out.exists() else ():
-            try:
-                found[path] = path.stat().st_mtime_ns if path.is_file() else 0
-            except FileNotFoundError:  # renamed meanwhile
-                continue
+    def state() -> set[tuple[str, int]]:
+        found = set()
+        for folder, _, files in os.walk(out):  # which passes over folders that go meanwhile
+            for path in (os.path.join(folder, name) for name in files if not name.startswith(".")):
+                with suppress(FileNotFoundError):  # renamed meanwhile
+                    found.add((path, os.stat(path).st_mtime_ns))
         return found
 
     before = state()
