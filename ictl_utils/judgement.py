@@ -18,7 +18,7 @@ from .numbers_base import NARROW, Zoo, seeds_in
 from .numbers_training import same_sign
 from .survey_facts import THRESHOLD
 from .tables import Tables
-from .verdicts import Verdict, alone, how_to_test, judge, leave_one_out, to_json
+from .verdicts import Verdict, alone, how_to_test, judge, leave_one_out, on, to_json
 from .zoo import entries
 
 MISSING = "missing"
@@ -50,6 +50,11 @@ class Basis:
         return Basis({k: len(v) for k, v in runs.items()}, without, len(able), sum(map(bool, early)), len(early),
                      (min(tokens), max(tokens)))
 
+    def span(self, n: int) -> str:
+        """``n`` seeds, or a range where some models have fewer."""
+        least = min([n, *(m for m in self.seeds.values() if m)])
+        return f"{n}" if least == n else f"{least} to {n}"
+
     def __str__(self) -> str:
         there = sum(n > 0 for n in self.seeds.values())
         notes = [f"{there} of {len(self.seeds)} models measured" if there < len(self.seeds) else "",
@@ -74,6 +79,7 @@ class Judged:
     why: str = ""  # there is no verdict
     second_why: str = ""  # there is none on the second corpus although its models are measured
     remark: str = ""  # on the test itself
+    complete: tuple[str, int] = ("", 0)  # the verdict on the seeds that all its models have, and their number
     basis: Basis = field(default=Basis({}, 0, 0), hash=False)
     second_basis: Basis = field(default=Basis({}, 0, 0), hash=False)
 
@@ -85,7 +91,7 @@ class Judged:
     @property
     def seeds(self) -> str:
         """Seeds of the verdict; a range where some of the claim's models have fewer, and count in fewer numbers."""
-        return _range(self.verdict.n_seeds if self.verdict else 0, self.basis)
+        return self.basis.span(self.verdict.n_seeds if self.verdict else 0)
 
     @property
     def agreeing(self) -> int:
@@ -97,7 +103,9 @@ class Judged:
         """What must be known to read the verdict: models and heads that are not there, seeds that say otherwise."""
         n = len(self.alone)
         by = f"{self.word} by {self.agreeing} of {n} seeds taken alone" if self.agreeing < n else ""
-        return "; ".join(filter(None, [by, str(self.basis), self.remark]))
+        word, k = self.complete
+        on = f"{word} on the {k} seed{'s' * (k > 1)} that all its models have" if word not in ("", self.word) else ""
+        return "; ".join(filter(None, [on, by, str(self.basis), self.remark]))
 
     @property
     def second_word(self) -> str:
@@ -111,7 +119,7 @@ class Judged:
         """What must be known to read the verdict on the second corpus: its seeds, runs without an induction head."""
         if not self.second_corpus:
             return ""
-        seeds = _range(self.second_corpus.n_seeds, self.second_basis)
+        seeds = self.second_basis.span(self.second_corpus.n_seeds)
         return ", ".join(filter(None, [f"{seeds} seed{'s' * (seeds != '1')}", str(self.second_basis)]))
 
     @property
@@ -124,11 +132,6 @@ class Judged:
         """``yes`` if no single seed decides, else which ones do; empty with one seed."""
         other = [str(seed) for seed, verdict in self.without.items() if verdict != self.word]
         return "" if not self.without else "yes" if not other else f"no: seed {', '.join(other)}"
-
-
-def _range(n: int, basis: Basis) -> str:
-    least = min([n, *(m for m in basis.seeds.values() if m)])
-    return f"{n}" if least == n else f"{least} to {n}"
 
 
 def judge_zoo(tables: Tables, places: Mapping[str, tuple[str, str]] | None = None, preset_name: str = "laptop",
@@ -166,8 +169,9 @@ def _judged(claim: Claim, first: Zoo, second: Zoo, narrow: Zoo, place: tuple[str
     under_narrow = None if claim.id in AT_SURVEY else _verdict(claim, compute, narrow, place)[0]
     window = under_narrow is None or under_narrow.numbers != verdict.numbers  # it reads the window
     seeds = (claim, compute(first), *AGAIN.get(claim.id, ()))
-    return Judged(claim, verdict, leave_one_out(*seeds), alone(*seeds), other,
-                  under_narrow.verdict if under_narrow else "", second_why=second_why,
+    of_all = set.intersection(*(set(first.seeds(m)) for m in claim.models if first.seeds(m)))
+    return Judged(claim, verdict, leave_one_out(*seeds), alone(*seeds), other, complete=(on(*seeds, seeds=of_all),
+                  len(of_all)), narrow=under_narrow.verdict if under_narrow else "", second_why=second_why,
                   basis=Basis.of_claim(claim, first, window), remark=numbers_heads.REMARKS.get(claim.id, ""),
                   second_basis=Basis.of_claim(claim, second, window) if other else Basis({}, 0, 0))  # fmt: skip
 
@@ -213,12 +217,10 @@ def to_frame(judged: list[Judged]) -> pd.DataFrame:
     rows = []
     for j in judged:
         v = j.verdict
-        number = next(iter(j.claim.numbers), "")
         rows.append({
-            "id": j.claim.id, "claim": j.claim.claim, "verdict": j.word, "number": number,
+            "id": j.claim.id, "claim": j.claim.claim, "verdict": j.word, "number": next(iter(j.claim.numbers), ""),
             **{name: getattr(v, name) if v and v.value is not None else math.nan for name in ("value", "low", "high")},
-            "seeds": j.seeds, "without_one_seed": j.stable,
-            "second_corpus": j.on_second_corpus,
+            "seeds": j.seeds, "without_one_seed": j.stable, "second_corpus": j.on_second_corpus,
             "narrow_window": j.narrow if j.narrow != j.word else "", "rests_on": j.rests_on,
         })  # fmt: skip
     return pd.DataFrame(rows)
@@ -238,9 +240,8 @@ def report(judged: list[Judged], only: str | None = None, as_json: bool = False)
     if only is not None:
         return _in_full(chosen[0])
     frame = to_frame(chosen)
-    counts = frame["verdict"].value_counts()
     table = frame.to_string(index=False, na_rep="", max_colwidth=48, float_format=lambda x: f"{x:.3g}")
-    return table + "\n" + ", ".join(f"{n} {word}" for word, n in counts.items())
+    return table + "\n" + ", ".join(f"{n} {word}" for word, n in frame["verdict"].value_counts().items())
 
 
 def _plain(j: Judged) -> dict[str, object]:
@@ -249,8 +250,8 @@ def _plain(j: Judged) -> dict[str, object]:
     second = json.loads(to_json([j.second_corpus]))[0] if j.second_corpus else None
     return row | {"claim": j.claim.claim, "without_seed": {str(k): v for k, v in j.without.items()},
                   "by_seed_alone": {str(k): v for k, v in j.alone.items()},
-                  "second_corpus": second, "narrow_window": j.narrow, "basis": asdict(j.basis),
-                  "second_corpus_basis": asdict(j.second_basis)}  # fmt: skip
+                  "on_seeds_of_all_models": j.complete[0], "second_corpus": second, "narrow_window": j.narrow,
+                  "basis": asdict(j.basis), "second_corpus_basis": asdict(j.second_basis)}  # fmt: skip
 
 
 def _in_full(j: Judged) -> str:

@@ -74,6 +74,14 @@ def alone(claim: Claim, numbers: pd.DataFrame, again: Numbers = lambda one: one)
     return {seed: _decided(claim, again(numbers.loc[[seed]])) for seed in numbers.index}
 
 
+def on(claim: Claim, numbers: pd.DataFrame, again: Numbers = lambda rest: rest, *, seeds: set[int]) -> str:
+    """What the verdict would be with ``seeds`` alone; empty where they are all there are, or none."""
+    kept = [seed for seed in numbers.index if seed in seeds]
+    if not claim.reproduced_test or len(kept) in (0, len(numbers)):
+        return ""
+    return _decided(claim, again(_checked(claim, numbers).loc[kept]))
+
+
 def _decided(claim: Claim, numbers: pd.DataFrame) -> str:
     """As :func:`judge` would have it, in a word; a median can be undefined without one of the seeds."""
     try:

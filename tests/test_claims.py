@@ -265,6 +265,9 @@ def test_leaving_out_one_seed_can_flip_the_verdict() -> None:
     assert leave_one_out(made_up(), numbers) == {10: "mixed", 11: "mixed", 12: "reproduced"}
     assert alone(made_up("all"), numbers) == {10: "reproduced", 11: "reproduced", 12: "contradicted"}
     assert leave_one_out(made_up(), seeds(0.9)) == {}
+    assert verdicts.on(made_up("all"), numbers, seeds={10, 11, 99}) == "reproduced"  # those that all models have
+    assert verdicts.on(made_up("all"), numbers, seeds={12}) == "contradicted"
+    assert verdicts.on(made_up(), numbers, seeds={10, 11, 12}) == verdicts.on(made_up(), numbers, seeds=set()) == ""
     assert leave_one_out(made_up(), seeds(float("inf"), float("-inf"), 0.9))[2] == "undefined"  # their median
 
 

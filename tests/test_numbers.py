@@ -133,6 +133,9 @@ def test_what_a_verdict_rests_on() -> None:
     two = Verdict("A03", "mixed", 0.6, 0.5, 0.7, 2, {"ratio": [0.5, 0.7]})
     judged = Judged(claim, two, {}, {0: "mixed", 1: "mixed"}, replace(two, n_seeds=1), basis=basis, second_basis=basis)
     assert judged.seeds == "1 to 2" and replace(judged, basis=Basis({"attn-2l": 5}, 0, 5)).seeds == "2"
+    fewer = replace(judged, complete=("contradicted", 1), basis=Basis({"attn-2l": 2, "attn-3l": 1}, 0, 3))
+    assert fewer.rests_on == "contradicted on the 1 seed that all its models have" and fewer.seeds == "1 to 2"
+    assert replace(fewer, complete=("mixed", 1)).rests_on == ""
     assert judged.on_second_corpus == "mixed (1 seed, no induction head in 2 of 3 runs)"
     assert replace(judged, second_basis=Basis({}, 0, 0)).on_second_corpus == "mixed (1 seed)"
     assert replace(judged, second_corpus=None).on_second_corpus == ""
