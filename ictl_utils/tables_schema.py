@@ -67,7 +67,7 @@ SCHEMA: dict[str, dict[str, str]] = {
 }  # fmt: skip
 FACTS = {
     "bigram_kl_nats": "no layers: divergence between the model's next-token distribution and the text's, both ways",
-    "bigram_correlation": "no layers: logits of direct path and log-probabilities of the text's bigrams",
+    "bigram_correlation": "no layers: of model and text, over frequent bigrams, and over all next tokens of all tokens",
     "path_sum_error_logits": "one layer, attention-only: largest difference between the sum over paths and the model",
     "family_found": "one layer: 1 if some head shows this family of skip-trigrams (claims_families.csv)",
     "split_token_heads": "one layer: heads whose table joins the two halves of a token that also stands whole",
@@ -82,8 +82,8 @@ FACTS = {
     "composition_random_sd": "its standard deviation",
     "composition_q_buggy": "Q-composition score of two heads by the papers' buggy norm",
     "composition_k_buggy": "K-composition score by it", "composition_v_buggy": "V-composition score by it",
-    "term_gain_nats": "two layers, attention-only: loss gained by terms of this order, given those below it",
-    "layer_gain_nats": "loss gained by a layer, alone or given the other",
+    "term_gain_nats": "two layers, attention-only: nats that terms of this order take off the loss of the order below",
+    "layer_gain_nats": "nats that a layer takes off the loss, alone or given the other",
     "recovered": "share of the loss lost without heads that an idealised pattern in their place keeps",
     "score_share_k": "share of the score variance of an induction head: query reads the token, key the previous head",
     "score_share_q": "query reads earlier heads, key the token", "score_share_token": "both read the token",

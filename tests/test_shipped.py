@@ -24,7 +24,7 @@ from ictl_utils.tokens import load_tokens, other_text
 TABLES = tables.read()
 NAMES = sorted(set(TABLES["runs"]["name"]))
 SHORT = {
-    "attn-1l": (1, 2, 3, 4), "query-1l": (1, 2), "value-1l": (1, 2), "attn-2l-rotary": (0,), "attn-2l-learned": (0,),
+    "attn-1l": (1, 2, 3, 4), "query-1l": (1, 2), "value-1l": (1, 2), "attn-2l-learned": (0,),
     "attn-2l-warm-half": (1,), "attn-2l-warm-double": (2,),
 }  # too short by that measure, and no longer run with that seed is measured (bench/recipe.md, "Length")
 PAPER = ({f"{kind}-{n}l" for kind in ("attn", "mlp", "docs-attn", "docs-mlp") for n in range(1, 7)}

@@ -89,7 +89,8 @@ def test_top_entries_against_dense_matrices() -> None:
 
 def topics() -> np.ndarray:
     """Windows of a topic, 1 to 3, and pairs b c: after b comes the one c that the topic gives it."""
-    a, b = RNG.integers(1, 4, (2000, 1)), RNG.integers(4, 12, (2000, 4))
+    rng = np.random.default_rng(1)
+    a, b = rng.integers(1, 4, (2000, 1)), rng.integers(4, 12, (2000, 4))
     pairs = np.stack([b, 12 + (b + a) % 8], axis=2).reshape(2000, -1)
     return np.concatenate([np.zeros((2000, 1), np.int64), a, pairs], axis=1)
 
@@ -110,6 +111,7 @@ def test_cross_terms_against_a_loop() -> None:
                 found.append(up(*crossed[0]) and up(*crossed[1]))
         share, n = cross_term_share(model, tokens, windows)
         assert n == len(found) > 10 and share == np.mean(found)
+
 
 class Words(Tokens):
     """Tokens that read as the words they are given."""
