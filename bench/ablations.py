@@ -33,7 +33,7 @@ from ictl_utils.ablations_sweep import sweep  # noqa: E402
 from ictl_utils.config import Device, IctlError, ModelConfig, TrainConfig, require  # noqa: E402
 from ictl_utils.metrics import Windows, icl_ranges  # noqa: E402
 from ictl_utils.model import Transformer  # noqa: E402
-from ictl_utils.train import one_thread  # noqa: E402
+from ictl_utils.processes import one_thread  # noqa: E402
 
 OURS, HOOKS, TWO_PASS = "ictl_utils sweep", "TransformerLens hooks", "two passes, our model"
 NOTES = {

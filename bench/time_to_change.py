@@ -26,8 +26,9 @@ from ictl_utils import metrics
 from ictl_utils.config import ModelConfig, TrainConfig, preset
 from ictl_utils.loss import mean_loss
 from ictl_utils.model import Transformer
+from ictl_utils.processes import one_thread, show_progress
 from ictl_utils.tokens import Tokens, batches, load_tokens
-from ictl_utils.train import learning_rate, one_thread, optimizer, show_progress
+from ictl_utils.train import learning_rate, optimizer
 
 LEVEL = 0.3  # prefix matching with random gaps
 LAW = 10**5.7  # tokens = LAW * sqrt(sequences a step * context), Aoyama et al. 2025

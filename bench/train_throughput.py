@@ -38,6 +38,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from ictl_utils import train as training
 from ictl_utils.config import Device, IctlError, ModelConfig, TrainConfig, choose_device, preset, require
 from ictl_utils.model import Transformer
+from ictl_utils.processes import one_thread
 from ictl_utils.tokens import Tokens, batches
 
 OURS = "ictl_utils"
@@ -443,7 +444,7 @@ def measure(setting: Setting, say: Callable[[str], None] = print) -> Result:
     Raises:
         IctlError: an implementation starts from another loss than ours, so that ratios would mean nothing.
     """
-    with training.one_thread():
+    with one_thread():
         there, skipped = enter(setting)
         result = Result(setting, {name: [] for name in there}, skipped=skipped)
         for i, windows in enumerate(islice(setting.laps(), setting.rounds + 1)):

@@ -101,8 +101,9 @@ class Chapter:
         judged = self.judged(*ids)
         rows = "".join(_badge_row(j) for j in judged)
         head = "<tr><th>claim</th><th>verdict</th><th>measured</th><th>seeds</th></tr>"
-        page = (f'<style>{asset("ictl.css")}</style><div class="ictl-card ictl-verdicts"><div class="ictl-scroll">'
-                f"<table><thead>{head}</thead><tbody>{rows}</tbody></table></div></div>")  # fmt: skip
+        page = (f'<style>{asset("ictl.css")}</style><div class="ictl-card ictl-verdicts ictl-cards">'
+                f'<div class="ictl-scroll"><table><thead>{head}</thead>'
+                f"<tbody>{rows}</tbody></table></div></div>")  # fmt: skip
         return View(page, "\n".join(f"{j.claim.id} {j.claim.claim}: {j.word}. {measured(j)}" for j in judged))
 
     def see(self, *sentences: str) -> Words:

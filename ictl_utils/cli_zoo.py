@@ -50,6 +50,7 @@ def measure(
 
     A run that cannot be measured is named and left out; the exit code is then 1.
     """
+    from .processes import in_processes
     from .survey import FULL, QUICK
     from .tables import distinct, join, open_runs, write
 
@@ -59,7 +60,7 @@ def measure(
     runs = [run for run in found if run.finished]
     require(bool(runs) or bool(wrong), f"{folder} holds no finished run; train one with `ictl train --out {folder}`.")
     distinct(runs)
-    errors = _measure_each(runs, effort, jobs)
+    errors = in_processes(_measure_one, [(run, effort) for run in runs], jobs=jobs, bar="measuring")
     for words in (*wrong, *filter(None, errors)):
         typer.echo(words, err=True)
     good = [run for run, error in zip(runs, errors, strict=True) if not error]
@@ -72,19 +73,8 @@ def measure(
         raise typer.Exit(1)
 
 
-def _measure_each(runs: list, effort, jobs: int | None) -> list[str]:
-    """Measure runs, one process a core; for each what stands in the way, or nothing."""
-    from joblib import Parallel, cpu_count, delayed
-    from tqdm.auto import tqdm
-
-    from .train import show_progress
-
-    work = Parallel(n_jobs=min(jobs or cpu_count(), max(len(runs), 1)), backend="loky", return_as="generator")
-    done = work(delayed(_measure_one)(run, effort) for run in runs)
-    return list(tqdm(done, total=len(runs), desc="measuring", unit="run", disable=not show_progress()))
-
-
 def _measure_one(run, effort) -> str:
+    """Measure a run; what stands in the way, or nothing."""
     from .survey import survey
     from .tables import check, join
 

@@ -104,8 +104,8 @@ class Judged:
         n = len(self.alone)
         by = f"{self.word} by {self.agreeing} of {n} seeds taken alone" if self.agreeing < n else ""
         word, k = self.complete
-        on = f"{word} on the {k} seed{'s' * (k > 1)} that all its models have" if word not in ("", self.word) else ""
-        return "; ".join(filter(None, [on, by, str(self.basis), self.remark]))
+        fewer = f"{word} on the {k} seed{'s' * (k > 1)} that all its models have" if word not in ("", self.word) else ""
+        return "; ".join(filter(None, [fewer, by, str(self.basis), self.remark]))
 
     @property
     def second_word(self) -> str:

@@ -16,11 +16,12 @@ from tqdm.auto import tqdm
 
 from .config import PRESETS, IctlError, ModelConfig, TrainConfig, choose_device, one_of, require, run_id, runs_dir
 from .model import Transformer
+from .processes import show_progress, workers_may_be_replaced
 from .snapshots import Run, find_runs
 from .survey import FULL, QUICK, Effort, is_surveyed, survey
 from .tables import Tables, collect, merged, write
 from .tokens import load_tokens
-from .train import show_progress, train
+from .train import train
 from .zoo import entries, names, schedule
 
 BACKENDS = ("loky", "dask")
@@ -78,7 +79,7 @@ def climb(
 def _workers(backend: str, jobs: int) -> Iterator[None]:
     """Inside, joblib has somebody to work for it: with ``dask`` the default client, or one made for the time."""
     if backend != "dask":
-        with parallel_config(backend=backend):
+        with parallel_config(backend=backend), workers_may_be_replaced():
             yield
         return
     try:

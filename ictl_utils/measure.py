@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -11,15 +12,14 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
-from joblib import Parallel, cpu_count, delayed
 from tqdm.auto import tqdm
 
 from . import metrics
 from .config import IctlError, digest, require
 from .metrics import Window
+from .processes import in_processes, one_thread, show_progress
 from .snapshots import Run, write_bytes
 from .tokens import Tokens, eval_windows, load_tokens
-from .train import one_thread, show_progress
 
 MEASURES = 1  # raised when the code changes what is measured
 ARRAYS = ("tokens", "loss", "icl", "icl_se", "loss_by_position", "prefix_matching", "prefix_random",
@@ -95,11 +95,7 @@ def measure(run: Run, windows: int = 512, *, progress: bool | None = None) -> Hi
 
 def measure_many(runs: list[Run], windows: int = 512, *, jobs: int | None = None) -> list[History]:
     """Measure several runs, one process a core."""
-    jobs = min(jobs or cpu_count(), max(len(runs), 1))
-    found = Parallel(n_jobs=jobs, backend="loky", return_as="generator")(
-        delayed(measure)(run, windows, progress=False) for run in runs
-    )
-    return list(tqdm(found, total=len(runs), desc="measuring", unit="run", disable=not show_progress()))
+    return in_processes(partial(measure, progress=False), [(run, windows) for run in runs], jobs=jobs, bar="measuring")
 
 
 def _place(run: Run, windows: int) -> Path:

@@ -25,10 +25,10 @@ from .ablations_sweep import effects, sweep
 from .circuits import composition_scores, copying_statistic, qk_positivity, qk_trace
 from .config import IctlError, digest, require
 from .model import Transformer
+from .processes import one_thread, show_progress
 from .snapshots import Run, write_bytes
 from .survey_facts import facts
 from .tokens import Tokens, eval_windows, load_tokens
-from .train import one_thread, show_progress
 
 Frames = dict[str, pd.DataFrame]
 PARTS = "parts"  # of a survey that is not finished, in the folder of its tables

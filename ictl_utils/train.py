@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import platform
 import sys
 import threading
 import time
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import torch
 from filelock import FileLock
-from joblib import Parallel, cpu_count, delayed
 from tqdm.auto import tqdm
 
 from .config import Device, IctlError, ModelConfig, TrainConfig, choose_device, require, run_id, runs_dir
 from .loss import mean_loss
 from .model import Transformer
 from .muon import Muon
+from .processes import in_processes, one_thread, show_progress
 from .snapshots import MANIFEST, Run, new_manifest, read_metadata, read_tensors, write_manifest, write_tensors
 from .tokens import Tokens, batches, load_tokens
 
@@ -72,9 +72,7 @@ def train_many(
     folder = Path(out or runs_dir())
     by_cost = sorted(configs, key=lambda c: -c[1].tokens * Transformer(c[0]).flops_per_token())
     with _watch(configs, folder):
-        Parallel(n_jobs=min(jobs or cpu_count(), max(len(configs), 1)), backend="loky")(
-            delayed(train)(m, t, folder, device="cpu", progress=False) for m, t in by_cost
-        )
+        in_processes(partial(train, device="cpu", progress=False), [(m, t, folder) for m, t in by_cost], jobs=jobs)
     return [Run(folder / run_id(m, t)) for m, t in configs]
 
 
@@ -219,27 +217,6 @@ def _facts(tokens: Tokens, device: Device, model: Transformer) -> dict[str, obje
                    "characters": tokens.characters, "train_tokens": len(tokens.train)},
         "parameters": model.n_params,
     }  # fmt: skip
-
-
-@contextmanager
-def one_thread(n: int = 1):
-    """``n`` CPU threads inside, denormals flushed: one process a core is fastest, and exact."""
-    before = torch.get_num_threads()
-    require(n >= 1, f"threads={n} must be at least 1.")
-    torch.set_num_threads(n)
-    torch.set_flush_denormal(True)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-        torch.set_flush_denormal(False)
-
-
-def show_progress() -> bool:
-    """Whether anyone watches: not in CI, not with ``TQDM_DISABLE``, and on a terminal or in a notebook."""
-    if os.environ.get("CI") or os.environ.get("TQDM_DISABLE"):
-        return False
-    return sys.stderr.isatty() or "ipykernel" in sys.modules
 
 
 @contextmanager

@@ -229,19 +229,21 @@ def _verify_one(one: Shipped, tables: Tables, effort: Effort, seed: int | None) 
         found += [(f"prefix_matching L{h.layer}H{h.head}", h.prefix_matching, scores[h.layer, h.head])
                   for h in tables["heads"].query(of_it).itertuples()]  # fmt: skip
         rng = np.random.default_rng(None if seed is None else (seed, one.tokens))
-        at = rng.integers((model.cfg.n_layers, model.cfg.n_heads))
-        found += _without(model, some[: effort.ablations], tables["ablations"].query(of_it), *map(int, at))
+        layer, head = rng.integers((model.cfg.n_layers, model.cfg.n_heads))
+        of_head = f"{of_it} and layer == {layer} and head == {head} and fill == 'zero'"
+        n = effort.ablations
+        found += _without(model, some[:n], losses[:n], tables["ablations"].query(of_head))
     rows = [(what, float(a), float(b), AGREE[what.split()[0]]) for what, a, b in found]
     return [(one.file, what, a, b, tol, abs(a - b) <= tol) for what, a, b, tol in rows]
 
 
-def _without(model: Transformer, windows: metrics.Windows, ablations: pd.DataFrame, layer: int, head: int
+def _without(model: Transformer, windows: metrics.Windows, intact: np.ndarray, ablations: pd.DataFrame
              ) -> Iterator[tuple[str, float, float]]:
-    """Change of the ICL score without one head, in the table and now."""
-    intact = metrics.token_losses(model, windows)
-    for row in ablations.query("layer == @layer and head == @head and fill == 'zero'").itertuples():
-        change = metrics.icl_score(losses_without(model, windows, [(layer, head)], row.kind) - intact).value
-        yield f"icl_change_nats L{layer}H{head} {row.kind}", row.icl_change_nats, change
+    """Change of the ICL score of ``intact`` without the head of each row, in the table and now."""
+    for row in ablations.itertuples():
+        losses = losses_without(model, windows, [(row.layer, row.head)], row.kind)
+        change = metrics.icl_score(losses - intact).value
+        yield f"icl_change_nats L{row.layer}H{row.head} {row.kind}", row.icl_change_nats, change
 
 
 def retrain(name: str, seed: int, tables: Tables, folder: str | Path) -> tuple[float, float]:

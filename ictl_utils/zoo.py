@@ -174,8 +174,8 @@ def _variants(p: str) -> Iterator[Entry]:
     for positions in ("rotary", "learned"):
         yield _entry(f"attn-2l-{positions}", "variants", p, positions=positions)
     yield _entry("attn-2l-muon", "variants", p, optimizer="muon")
-    for kind, smear in (("attn", "none"), ("query", "query"), ("value", "value")):  # nothing forms: is 10 M too short?
-        yield _entry(f"{kind}-1l-long", "variants", p, n_layers=1, smear=smear, **_long(p))
+    for kind, smear, seeds in (("attn", "none", 5), ("query", "query", 3), ("value", "value", 3)):  # 10 M too short?
+        yield _entry(f"{kind}-1l-long", "variants", p, seeds, n_layers=1, smear=smear, **_long(p))
     for positions in ("rotary", "learned"):
         yield _entry(f"attn-2l-{positions}-long", "variants", p, positions=positions, **_long(p))
     for which, warmup in warmups.items():  # late, or nothing formed

@@ -7,7 +7,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "ictl_utils"
 LINE = [
-    "config", "data", "tokens", "model", "handmade", "loss", "muon", "snapshots", "train",
+    "config", "processes", "data", "tokens", "model", "handmade", "loss", "muon", "snapshots", "train",
     "category_task", "prompts", "curves", "metrics", "probes", "ablations", "ablations_streams",
     "ablations_sweep", "idealised", "lowrank", "circuits",
     "circuits_paths", "circuits_scores", "circuits_trigrams", "circuits_split_tokens",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -14,6 +15,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from conftest import ROOT
+from jupyter_cache import get_cache
 
 sys.path[:0] = [str(ROOT / "book" / "_tools"), str(ROOT / "book" / "_ext")]
 
@@ -207,6 +209,18 @@ def test_a_failing_cell_is_shown_with_the_way_on(tmp_path):
     message = str(caught.value)
     assert "some.ipynb failed in code cell 2" in message
     assert "b = a / 0" in message and "ZeroDivisionError" in message and "make book" in message
+
+
+def test_a_result_with_words_on_stderr_is_named_and_not_kept(tmp_path):
+    path, nb = notebook(tmp_path, "1 + 1", "import warnings; warnings.warn('by chance')")
+    tmp_path_with_lock(tmp_path)
+    for sources, kept in ((nb.cells, False), (nb.cells[:1], True)):
+        nbformat.write(nbformat.v4.new_notebook(cells=sources), path)
+        with contextlib.nullcontext() if kept else pytest.raises(build.BuildError, match="code cell 2") as caught:
+            build.run_if_stale(tmp_path, path)
+        assert kept or ("by chance" in str(caught.value) and "stderr" in str(caught.value))
+        cached = get_cache(str(ictl_book.cache_path(tmp_path))).list_cache_records()
+        assert len(cached) == kept
 
 
 def test_what_runs_beside_the_chapters_that_train_has_lower_priority(tmp_path, monkeypatch):

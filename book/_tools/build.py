@@ -103,9 +103,22 @@ class Progress:
 
 def failure(notebook: Path, number: int, source: str, error: Exception) -> BuildError:
     """Which code cell of which notebook failed, its source, the end of the traceback and the way on."""
-    trace = re.sub(r"\x1b\[[0-9;]*m", "", getattr(error, "traceback", str(error))).strip().splitlines()
     if "Timeout" in type(error).__name__:
-        trace = [f"The notebook ran longer than its {NOTEBOOK_LIMIT:.0f} s."]
+        return stopped(notebook, number, source, f"The notebook ran longer than its {NOTEBOOK_LIMIT:.0f} s.")
+    return stopped(notebook, number, source, getattr(error, "traceback", str(error)))
+
+
+def check_silence(notebook: Path, cells: list) -> None:
+    """Refuse a result with words on stderr, which a page cannot show: kept, it would stop every later build as well."""
+    for number, cell in enumerate(cells, start=1):
+        words = "".join(out.text for out in cell.outputs if out.get("name") == "stderr")
+        if words:
+            raise stopped(notebook, number, cell.source, f"It wrote to stderr, which counts as an error:\n{words}")
+
+
+def stopped(notebook: Path, number: int, source: str, words: str) -> BuildError:
+    """The error about one code cell: its source, the end of ``words`` and the way on."""
+    trace = re.sub(r"\x1b\[[0-9;]*m", "", words).strip().splitlines()
     return BuildError(
         f"{notebook.name} failed in code cell {number}:\n"
         + "\n".join("    " + line for line in source.splitlines()[:30])
@@ -144,6 +157,7 @@ def execute(notebook: Path, nb, behind: bool = False) -> float:
         raise failure(notebook, progress.number, progress.source, error) from error
     finally:
         progress.close()
+    check_silence(notebook, cells)
     return time.monotonic() - progress.began
 
 
