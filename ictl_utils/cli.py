@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from . import cli_grade, cli_tables, cli_zoo
+from .cli_zoo import Out
 from .config import IctlError, ModelConfig, TrainConfig, choose_device, preset, require, runs_dir, runs_folder
+from .data import SYNTHETIC
 
 STOPPED = 130  # exit code that Typer makes of Ctrl-C
 app = typer.Typer(add_completion=False, no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
-Out = Annotated[Path | None, typer.Option(help="Folder of the runs; default: $ICTL_RUNS, or runs in $ICTL_HOME.")]
+Corpus = Annotated[str, typer.Option(
+    help=f"stdlib, docstrings, path:GLOB, hf:NAME (pip install datasets), or made up: {', '.join(SYNTHETIC)}.",
+)]
 Tokens = Annotated[float | None, typer.Option(help="Training tokens, 10e6 style; default: the preset's.")]
 
 
@@ -28,7 +31,7 @@ def train(
     seed: Annotated[int, typer.Option(help="Seed of the initial weights.")] = 0,
     data_seed: Annotated[int, typer.Option(help="Seed of the order of the data.")] = 0,
     tokens: Tokens = None,
-    corpus: Annotated[str, typer.Option(help="stdlib, docstrings, path:GLOB, hf:NAME, bursty, markov.")] = "stdlib",
+    corpus: Corpus = "stdlib",
     out: Out = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     threads: Annotated[int, typer.Option(help="CPU threads.")] = 1,

@@ -10,14 +10,18 @@ import typer
 
 from .cli_tables import AsJson, From
 from .config import IctlError, require, run_id, runs_dir, runs_folder
+from .zoo import FAMILIES
 
-Out = Annotated[Path | None, typer.Option(help="Folder of the runs; default: $ICTL_RUNS, or runs in $ICTL_HOME.")]
+Out = Annotated[Path | None, typer.Option(
+    help="Folder of the runs; default: $ICTL_RUNS, or runs in $ICTL_HOME, which is ~/.cache/ictl_utils if unset.",
+)]
 zoo_app = typer.Typer(add_completion=False, no_args_is_help=True, help="The zoo's models: list, pack, verify, retrain.")
 
 
 def ladder(
     preset_name: Annotated[str, typer.Option("--preset", help="smoke, laptop or gpu.")] = "laptop",
-    family: Annotated[str | None, typer.Option(help="A family, or names such as attn-*; default all.")] = None,
+    family: Annotated[str | None, typer.Option(
+        help=f"{', '.join(FAMILIES)}, or names such as attn-*; default all.")] = None,  # fmt: skip
     seeds: Annotated[int | None, typer.Option(help="Initialisations each; default: the zoo's numbers.")] = None,
     jobs: Annotated[int | None, typer.Option(help="Processes; default: one a core.")] = None,
     backend: Annotated[str, typer.Option(help="loky or dask.")] = "loky",
@@ -144,7 +148,7 @@ def list_zoo(preset_name: Annotated[str, typer.Option("--preset")] = "laptop") -
     from .weights import shipped
     from .zoo import entries, names, schedule
 
-    files, measured = Counter(one.run_id for one in shipped()), set(read()["runs"]["run_id"])
+    files, measured = Counter(one.run_id for one in shipped() if one.sha256), set(read()["runs"]["run_id"])
     for e in entries(preset_name):
         ids = [run_id(m, t) for m, t in e.runs()]
         n, done = files[ids[0]], len(measured & set(ids))

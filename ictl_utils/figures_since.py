@@ -15,7 +15,7 @@ from .config import require
 from .curves import smooth_curve
 from .figures_cooccurrence import Groups, check_groups, seeds_line
 from .figures_style import INK, Plot, canvas, colour, depth_colours, numbers, styled, token_axis
-from .figures_training import FORMED, LOSS, MATCHING
+from .figures_training import LOSS, MATCHING
 from .metrics import Windows, best_head, icl_ranges
 from .model import Transformer
 from .numbers_base import RunTables, Zoo
@@ -250,7 +250,7 @@ def lasting_and_weight(runs: Sequence[RunTables]) -> Plot:
 def _lasting(ax: Axes, runs: Sequence[RunTables]) -> None:
     """Best prefix matching over its own peak, over training, from where a head has formed."""
     for run in runs:
-        since = run.tokens >= run.tokens[int((run.best_prefix > FORMED).argmax())]
+        since = run.tokens >= run.tokens[int((run.best_prefix > THRESHOLD).argmax())]
         share = run.best_prefix[since] / run.best_prefix.max()
         ax.plot(run.tokens[since], share, color=colour(str(run.run["label"])), lw=1.4)
     ax.set(ylim=(0, 1.05), ylabel="best prefix matching (share of its peak)", title="Since the first head formed")

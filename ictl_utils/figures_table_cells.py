@@ -72,8 +72,8 @@ class Axes:
 
     def cell(self, panel: Panel, name: str) -> str:
         """One cell as ``<svg>``, with ``name`` and the panel's words as its description."""
-        lines = [f'<path d="M0 {y}h{WIDE}" class="g"/>' for y, _ in self.up]
-        parts = lines if panel.grid is None else [self._image(panel)]
+        lines = "".join(f"M0 {y}h{WIDE}" for y, _ in self.up)
+        parts = [f'<path d="{lines}" class="g"/>' if panel.grid is None else self._image(panel)]
         for kind, span in zip("rq", panel.windows, strict=False):
             left, right = (round(self._across(at)) for at in span)
             parts.append(f'<rect class="{kind}" x="{left}" width="{right - left}" height="{HIGH}"/>')

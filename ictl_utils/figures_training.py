@@ -13,6 +13,7 @@ from matplotlib.patches import Patch
 
 from .config import require
 from .figures_style import Plot, canvas, colour, line, styled, token_axis, token_text
+from .numbers_shapes import FORMED
 
 if TYPE_CHECKING:
     from jaxtyping import Float
@@ -24,8 +25,6 @@ LOSS = "held-out loss (nats per token)"
 ICL = "ICL score: late − early loss (nats)"
 MATCHING = "prefix matching (share of attention)"
 SHADED = 3  # labels; the windows of more would hide each other
-FORMED = 0.3
-"""Prefix matching that a head must reach at the end of a run for its phase change to be shaded."""
 
 
 @styled
@@ -129,8 +128,9 @@ def _one_panel(
     _curves(axes[0, 0], histories, values)
     axes[0, 0].set_ylabel(axis)
     _legend(fig, histories)
+    words = window_words if len(histories) <= SHADED else lambda group: ""
     fig.alt = f"{title}, {axis}. " + " ".join(
-        f"{label} goes from {_at(group, values, 0):.2f} to {_at(group, values, -1):.2f}{window_words(group)}."
+        f"{label} goes from {_at(group, values, 0):.2f} to {_at(group, values, -1):.2f}{words(group)}."
         for label, group in histories.items()
     )
     return fig
