@@ -245,6 +245,7 @@ QUESTIONS = (
         "a2.q9", "Another way: a pointer", "pointer_model", 2, 20, 3, partial(_model_cases, pointer=True),
         (keys("W_QK", "W_OV"), parts(_POINTER), finite(),
          holds("layer 1 reads the pointer", _reads_pointers, "The query side reads `spare`, the key side `position`."),
-         holds("prefix matching above 0.99", _whole_matches, "Look at what layer 0 has written into `spare`.")),
+         holds("prefix matching above 0.99", _whole_matches,
+               "Look at what layer 0 has written into `spare`, and at what layer 1 makes of the last pointer.")),
     ),
 )

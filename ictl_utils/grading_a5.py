@@ -147,20 +147,25 @@ def _interval_cases(seed: int) -> list[Case]:
 
 
 def _verdict_cases(seed: int) -> list[Case]:
+    """Intervals as seen along the predicted direction; odd seeds exchange the directions."""
     rng = np.random.default_rng(600 + seed)
     least, most = round(float(rng.uniform(0.05, 0.15)), 3), round(float(rng.uniform(0.3, 0.6)), 3)
-    bounds = {"measure": "icl_nats", "holds_beyond": most, "fails_below": least}
-    up, down = bounds | {"direction": "higher"}, bounds | {"direction": "lower"}
     bits = rng.uniform(0.01, 0.04, 6).round(3)
-    found = [
-        (most + bits[0], most + 0.3, up, "wholly beyond the bound"),
-        (-0.3, most + bits[1], up, "from the wrong side to beyond the bound"),
-        (least + bits[2], 2 * most - least, up, "across the upper bound, its middle beyond it"),
-        (-most - 0.2, -most - bits[3], down, "lower was predicted, and it is lower"),
-        (-least + bits[4], 0.2, down, "lower was predicted, and it is next to nothing, or higher"),
-        (-most - 0.3, -most + bits[5], down, "lower was predicted, and it is across the bound"),
+    one, other = ("lower", "higher") if seed % 2 else ("higher", "lower")
+    along = [
+        (most + bits[0], most + 0.3, one, "it is wholly beyond the bound"),
+        (-most - 0.3, -most - bits[1], one, "it is clearly the other way"),
+        (-0.3, most + bits[2], one, "it reaches from the wrong side to beyond the bound"),
+        (-0.2, least - bits[3], other, "it is next to nothing, or the other way"),
+        (most - bits[4], most + 0.3, other, "it is across the upper bound, its middle beyond it"),
+        (bits[5], (least + most) / 2, other, "it is more than nothing and less than the bound"),
     ]
-    return [Case({"low": float(low), "high": float(high), "prediction": p}, note) for low, high, p, note in found]
+    bounds, found = {"measure": "icl_nats", "holds_beyond": most, "fails_below": least}, []
+    for near, far, way, note in along:
+        low, high = (near, far) if way == "higher" else (-far, -near)
+        given = {"low": float(low), "high": float(high), "prediction": bounds | {"direction": way}}
+        found.append(Case(given, f"{way} was predicted, and {note}"))
+    return found
 
 
 # ---- questions --------------------------------------------------------------------------------------

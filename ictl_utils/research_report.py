@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from typing import Any
 
@@ -12,6 +13,7 @@ from .config import require
 from .grading_words import word_count
 from .research import ARMS, MEASURES, seal, values
 
+ROUNDED = 0.02  # how far an end of an interval in a sentence may be from its value, if not 5 % of it
 NEAR = 1e-3  # how far from exact an end of an interval may be, in the unit of the measure
 
 
@@ -147,9 +149,12 @@ def sentence_fault(answer: dict) -> str | None:
     text, claim = answer["sentence"], answer["evidence"]["choice"]["claim"]
     if claim not in text:
         return f"'sentence' does not name the claim, {claim}."
-    if answer["verdict"] not in text or not any(c.isdigit() for c in text.replace(claim, "")):
-        return f"'sentence' lacks the verdict, {answer['verdict']!r}, or the size of the difference in numbers."
-    return None
+    if answer["verdict"] not in text:
+        return f"'sentence' lacks the verdict, {answer['verdict']!r}."
+    numbers = [float(n.replace(",", ".")) for n in re.findall(r"\d+(?:[.,]\d+)?", text.replace(claim, ""))]
+    missing = [end for end in answer["interval"] if not any(abs(n - abs(end)) <= max(ROUNDED, 0.05 * abs(end))
+                                                            for n in numbers)]  # fmt: skip
+    return f"'sentence' lacks a number: {missing[0]:.2f}, an end of your interval." if missing else None
 
 
 def limits_fault(answer: dict) -> str | None:

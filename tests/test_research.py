@@ -240,6 +240,18 @@ def test_one_word_fits_the_rows(differences: list, direction: str, word: str) ->
     assert fits == [word]
 
 
+@pytest.mark.parametrize("words, lacking", [
+    ("higher by 0.512 to 0.71 nats over 3 seeds: holds", ""), ("higher by 0,51 to 0,7 nats: holds", ""),
+    ("higher in all of 3 seeds of 1 layer: holds", "0.51"), ("higher by 0.51 nats over 3 seeds: holds", "0.71"),
+    ("higher by 0.51 to 0.71 nats", "the verdict"), ("higher by 0.51 to 0.71 nats: holds, not as in B07", ""),
+])  # fmt: skip
+def test_the_sentence_has_both_ends_of_its_interval(words: str, lacking: str) -> None:
+    answer = concluded([0.6, 0.62, 0.61], (0.512, 0.708), "holds")
+    answer["evidence"]["choice"] = {"claim": "B06"}
+    told = report.sentence_fault(answer | {"sentence": f"Claim B06: smeared values are {words}."})
+    assert lacking in told if lacking else told is None
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not NOTEBOOK.exists(), reason="this copy has no instructor notebooks")
 def test_the_solutions_evidence_can_be_measured_again(tmp_path) -> None:
@@ -266,3 +278,12 @@ def test_cases_of_the_verdict_need_both_bounds_and_both_ends(seed: int) -> None:
 
     assert set(words()) == {"holds", "fails", "open"}
     assert words() not in (words(beyond=0), words(below=0), words(exchange=False))
+
+
+def test_cases_of_the_verdict_have_each_failure_in_each_direction() -> None:
+    """Next to nothing, and clearly the other way; an answer that forgets one for one direction loses points."""
+    kinds = {(c.given["prediction"]["direction"], c.note.split(" and ")[1])
+             for seed in (1001, 1002) for c in grading_a5._verdict_cases(seed)}  # fmt: skip
+    wanted = {"it is wholly beyond the bound", "it is clearly the other way", "it is next to nothing, or the other way"}
+    for way in ("higher", "lower"):
+        assert wanted < {note for direction, note in kinds if direction == way}
