@@ -19,14 +19,16 @@ import torch
 from ictl_utils import snapshots
 from ictl_utils import train as training
 from ictl_utils.config import Device, IctlError, ModelConfig, TrainConfig, run_id
+from ictl_utils.model import Transformer
 from ictl_utils.snapshots import Run, find_runs
-from ictl_utils.tokens import load_tokens
+from ictl_utils.tokens import batches, load_tokens
 from ictl_utils.train import learning_rate, snapshot_steps, train, train_many
 
 MODEL = ModelConfig(n_layers=1, d_model=32, n_heads=2, n_ctx=32, d_vocab=300)
 FOLDER = Path(tempfile.mkdtemp(prefix="ictl_corpus_"))
 CONFIG = TrainConfig(corpus=f"path:{FOLDER}/*.txt", tokens=300 * 4 * 32, batch=4, snapshots=30, warmup=10)
 SHORT = replace(CONFIG, tokens=1280, snapshots=3)
+APART = 1e-4  # weights of two ways to add up the same
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -191,6 +193,28 @@ def test_many_at_once_equal_one_by_one(unbroken: Run, tmp_path: Path) -> None:
 def test_data_seed_and_init_seed_are_separate(unbroken: Run, tmp_path: Path) -> None:
     other = train(MODEL, replace(CONFIG, data_seed=1), tmp_path)
     assert same_weights(other, unbroken, 0) and not same_weights(other, unbroken)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear"])
+def test_training_is_the_recipe_written_as_a_plain_loop(schedule: str, tmp_path: Path) -> None:
+    """Seeds, order, rate, betas, decay of the weights and clipping: each of them, forgotten, gives other weights."""
+    cfg = replace(CONFIG, tokens=40 * 128, snapshots=2, init_seed=3, data_seed=1, weight_decay=0.1, clip=0.05,
+                  schedule=schedule)  # fmt: skip
+    model, ids = Transformer(MODEL, seed=3), load_tokens(cfg.corpus, MODEL.d_vocab).train
+    opt = torch.optim.AdamW(model.parameters(), cfg.lr, (0.9, 0.98), weight_decay=0.1)
+    for step, batch in zip(range(40), batches(ids, 4, 32, data_seed=1), strict=False):
+        warm, rest = (step + 1) / 10, 1.0 if schedule == "constant" else 1 - 0.9 * (step - 10) / 30
+        opt.param_groups[0]["lr"] = cfg.lr * (warm if step < 10 else rest)
+        rows = torch.from_numpy(batch)
+        opt.zero_grad()
+        torch.nn.functional.cross_entropy(model(rows[:, :-1]).flatten(0, 1), rows[:, 1:].flatten()).backward()
+        norm = sum(float(p.grad.square().sum()) for p in model.parameters()) ** 0.5
+        for p in model.parameters():
+            p.grad *= min(1.0, cfg.clip / norm)
+        opt.step()
+    found = train(MODEL, cfg, tmp_path, device="cpu").model().state_dict()
+    apart = {name: float((tensor - found[name]).abs().max()) for name, tensor in model.state_dict().items()}
+    assert max(apart.values()) < APART, apart
 
 
 def test_snapshot_steps() -> None:
