@@ -41,6 +41,13 @@ def seeds(*x: float, y: float = 0.0) -> pd.DataFrame:
     return pd.DataFrame({"y": [y] * len(x), "x": x})
 
 
+@pytest.mark.parametrize("of_five, word", [(4, "reproduced"), (3, "mixed")])
+def test_a_share_of_seeds_is_reached_by_exactly_that_many(of_five: int, word: str) -> None:
+    numbers = seeds(*[0.9] * of_five, *[0.5] * (5 - of_five))
+    assert judge(made_up(seeds="0.8"), numbers).verdict == word
+    assert judge(made_up(seeds="all"), numbers).verdict == "mixed"
+
+
 # ---- the registration -------------------------------------------------------------------------------
 
 

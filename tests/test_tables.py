@@ -15,7 +15,8 @@ from ictl_utils.tables import DECIMALS, OPTIONAL, SCHEMA, collect, read, select,
 from ictl_utils.train import train
 
 SMALL = {"d_model": 32, "n_heads": 2, "n_ctx": 32, "d_vocab": 200}
-LENGTH = {"corpus": "bursty", "tokens": 20 * 4 * 32, "batch": 4, "snapshots": 5, "warmup": 5}
+LENGTH = {"corpus": "bursty", "tokens": 20 * 4 * 32, "batch": 4, "snapshots": 5, "warmup": 5, "init_seed": 2,
+          "data_seed": 1}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +52,12 @@ def test_rows_of_every_run_are_there(joined, runs: list[Run]) -> None:
         m, row = run.manifest, joined["runs"].set_index("run_id").loc[run.run_id]
         assert row["parameters"] == m["parameters"] and row["flops"] == m["flops"] and row["tokens"] == run.tokens[-1]
         assert row["core_seconds"] == m["cpu_seconds"] and row["corpus_sha"] == m["corpus"]["sha256"]
+        m_cfg, t_cfg = run.model_cfg, run.train_cfg
+        assert row["batch_tokens"] == t_cfg.batch * m_cfg.n_ctx and row["snapshots"] == len(run)
+        assert [row[c] for c in ("n_layers", "d_model", "n_heads", "mlp", "positions", "smear")] == [
+            m_cfg.n_layers, m_cfg.d_model, m_cfg.n_heads, m_cfg.mlp, m_cfg.positions, m_cfg.smear]  # fmt: skip
+        assert [row[c] for c in ("corpus", "lr", "warmup_steps", "optimizer", "init_seed", "data_seed")] == [
+            t_cfg.corpus, t_cfg.lr, t_cfg.warmup, t_cfg.optimizer, t_cfg.init_seed, t_cfg.data_seed]  # fmt: skip
         for name, own in survey(run, QUICK).items():
             assert (joined[name]["run_id"] == run.run_id).sum() == len(own)
     heads = joined["heads"]

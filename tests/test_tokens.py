@@ -36,6 +36,18 @@ def test_split_by_document(corpus: str, tmp_path) -> None:
     held = [doc for doc in data.documents(corpus) if data.is_held_out(doc)]
     assert int((found.held_out == BOS).sum()) == len(held)
     assert found.decode(found.held_out.tolist()) == "".join(held)
+    seen = found.decode(found.train.tolist())
+    assert not any(doc in seen for doc in held) and held
+    assert sorted(seen) == sorted("".join(doc for doc in data.documents(corpus) if not data.is_held_out(doc)))
+    assert found.documents == 100 and found.characters == sum(map(len, data.documents(corpus)))
+
+
+def test_merges_are_learned_from_the_training_texts_alone(corpus: str, tmp_path, monkeypatch) -> None:
+    seen: list[str] = []
+    learn = tokens.train_tokenizer
+    monkeypatch.setattr(tokens, "train_tokenizer", lambda docs, *rest: learn(seen.extend(docs) or seen, *rest))
+    load_tokens(corpus, 400, tmp_path)
+    assert len(seen) > 50 and not any(data.is_held_out(doc) for doc in seen)
 
 
 def test_second_load_reads_the_files(corpus: str, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -126,6 +138,15 @@ def test_one_pass_takes_each_window_once() -> None:
     assert (rows[:, 0] == BOS).all()
     seen = rows[:, 1:].ravel()
     assert len(np.unique(seen)) == len(seen) == per_pass * 200
+
+
+def test_every_pass_cuts_and_orders_the_text_anew() -> None:
+    ids = np.arange(2050, dtype=np.uint16)
+    per_pass = (len(ids) - 50) // 50 // 4
+    whole = list(itertools.islice(batches(ids, 4, 50, data_seed=0), 3 * per_pass))
+    firsts = [np.concatenate(whole[i * per_pass : (i + 1) * per_pass])[:, 1].tolist() for i in range(3)]
+    assert len({one[0] % 50 for one in firsts}) == 3, "each pass has an offset of its own"
+    assert len({tuple(np.argsort(one)) for one in firsts}) == 3, "and an order of its own"
 
 
 def test_corpus_shorter_than_a_batch() -> None:
