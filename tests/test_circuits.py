@@ -255,3 +255,10 @@ def test_composition_of_six_layers_is_fast() -> None:
         circuits.composition_scores(model)
         seconds.append(time.perf_counter() - start)
     assert min(seconds) < 0.1
+
+def test_the_null_with_the_model_s_embeddings_has_them() -> None:
+    model = build()
+    model.W_U[:] = model.W_E.T * 3  # copying embeddings: W_U W_E is nearly the identity
+    own, other = (circuits.copying_null(model, 50, embeddings=x) for x in ("model", "random"))
+    assert not np.allclose(own, other)
+    assert not np.allclose(other, circuits.copying_null(model, 50, seed=1))

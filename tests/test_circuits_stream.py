@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from ictl_utils import circuits_bases, circuits_bigrams, circuits_stream, handmade
+from ictl_utils.circuits_paths import path_sum_logits
 from ictl_utils.config import IctlError, ModelConfig
 from ictl_utils.model import Transformer
 from ictl_utils.tokens import BOS, Tokens
@@ -239,3 +240,23 @@ def on(call, **kind):
 def test_bad_input_is_one_clear_sentence(call, message: str) -> None:
     with pytest.raises(IctlError, match=message):
         call()
+
+def test_the_size_of_a_path_is_its_deviation_over_the_vocabulary() -> None:
+    model, rows = build(), windows()
+    table, terms = circuits_stream.path_sizes(model, rows), path_sum_logits(model, torch.from_numpy(rows[:, :-1]))
+    for path, logits in terms.items():
+        expected = logits.numpy().std(axis=-1).mean()
+        assert table.loc[circuits_stream.path_name(path), "size"] == pytest.approx(expected)
+    assert len(circuits_stream.path_sizes(model, rows, order=1)) == 9
+    assert circuits_stream.chance_overlap(model) == 8 / 31
+
+
+def test_lifts_and_tables_of_words_by_hand() -> None:
+    bigrams = circuits_bigrams.Bigrams.of(corpus([0, 1, 2, 1, 2, 3]))
+    assert np.exp(bigrams.unigram(0.5)[2]).tolist() == pytest.approx(np.array([0.5, 2.5, 2.5, 1.5]) / 7)
+    found = circuits_bigrams.lift(bigrams, np.array([1]))[0]
+    assert np.exp(found[2]) == pytest.approx((2.5 / 4) / (2.5 / 7))
+    model = build()
+    rows = np.array([7, 30])
+    expected = model(torch.tensor([[BOS, 7], [BOS, 30]]))[:, -1].log_softmax(-1).numpy()
+    assert np.allclose(circuits_bigrams.whole_table(model, rows), expected, atol=1e-6)

@@ -206,3 +206,9 @@ def test_the_direct_path_of_zero_layers_is_the_model() -> None:
 def test_another_vocabulary(chain: Tokens) -> None:
     with pytest.raises(IctlError, match="knows 30 tokens, the corpus 24"):
         bigram_kl(build(d_vocab=30), chain)
+
+def test_chance_exchanges_the_outs() -> None:
+    model = by_hand([([3], [2])])
+    model.W_K[0, 0, 0, 0], model.W_V[0, 0, 0, 0] = 1.0, 1.0
+    found = [split_tokens(model, SPLIT, 0, seed=seed) for seed in range(20)]
+    assert {one.share for one in found} == {2 / 5} and len({one.chance for one in found}) > 1

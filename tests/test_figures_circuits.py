@@ -15,7 +15,7 @@ from ictl_utils import circuits_effects as effects
 from ictl_utils import circuits_examples as examples
 from ictl_utils import figures_circuits, figures_composition, figures_terms, figures_trigrams, handmade, metrics
 from ictl_utils.circuits import full_OV
-from ictl_utils.circuits_paths import term_importance
+from ictl_utils.circuits_paths import path_terms, term_importance
 from ictl_utils.circuits_scores import qk_terms
 from ictl_utils.circuits_trigrams import SourceTable
 from ictl_utils.config import IctlError, ModelConfig
@@ -317,3 +317,44 @@ def test_bad_input_is_refused_in_words(words: Tokens) -> None:
     ):
         with pytest.raises(IctlError, match=match):
             draw()
+
+def test_paths_and_heads_are_left_out_one_by_one() -> None:
+    model, rows = small(2), windows(5, 13)
+    terms, intact = path_terms(model, torch.from_numpy(rows[:, :-1])), metrics.token_losses(model, rows).mean()
+    for path, effect in effects.path_effects(model, rows).items():
+        rest = model.read_out(sum(terms.values()) - terms[path]) @ model.W_U
+        loss = torch.nn.functional.cross_entropy(rest.transpose(1, 2), torch.from_numpy(rows[:, 1:]))
+        assert effect == pytest.approx(float(loss) - intact, abs=1e-5)
+    model.W_O[1, 0] = 0
+    ids = torch.from_numpy(rows[:1])
+    assert not effects.next_token_effect(model, ids, 1, 0).any() and effects.next_token_effect(model, ids, 1, 1).any()
+
+
+def test_what_chance_gives_is_dealt_anew(words: Tokens, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, tokens = small(1), alphabet()
+    bugs = [examples.Bug(a, (20 + a, 30 + a), (40 + a, 50 + a), np.ones((2, 2)), np.ones((2, 2))) for a in range(1, 9)]
+    own = {(bug.source, bug.destinations[i], bug.outs[1 - i]) for bug in bugs for i in (0, 1)}
+    monkeypatch.setattr(examples, "probabilities", lambda model, asked, ids: (
+        np.array([tuple(one) in own for one in asked.tolist()], float), np.full(len(asked), 0.5)))
+    assert examples.raised_by_chance(model, tokens, bugs) < 0.5  # each by its own source only
+    ids = np.arange(1, words.d_vocab)
+    known = {words.decode([int(i)]): int(i) for i in ids}
+    plain = np.full((len(ids), 2), known["ter"])
+    tops = [(plain.copy(), plain.copy())]
+    row = np.searchsorted(ids, known[" for"])
+    tops[0][0][row, 0], tops[0][1][row, 0] = known[" in"], known[" range"]
+    assert examples.families_found(tops, ids, words)["loop"]
+    assert examples.families_by_chance(tops, ids, words, n=5).tolist() == [0] * 5
+
+
+def test_positions_alone_and_offsets_by_hand() -> None:
+    model, rows = small(2, n_ctx=24), windows(4, 21)
+    text, alone = examples.attention_by_offset(model, rows, 0, 6)
+    patterns = model.forward_with_cache(torch.from_numpy(rows[:, :-1])).patterns[0]
+    p = model.sinusoids[:20]
+    for h in range(2):
+        score = (p @ model.W_Q[0, h]) @ (p @ model.W_K[0, h]).T / 4
+        bare = score.masked_fill(torch.ones(20, 20).triu(1).bool(), -torch.inf).softmax(-1)
+        for back in range(6):
+            for found, a in ((text, patterns[:, h].mean(0)), (alone, bare)):
+                assert found[h, back] == pytest.approx(np.mean([float(a[i, i - back]) for i in range(5, 20)]), abs=1e-5)

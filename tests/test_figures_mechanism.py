@@ -166,3 +166,14 @@ def test_registered_ranges_are_read_from_the_claim() -> None:
 def test_mistakes(mistake) -> None:
     with pytest.raises(IctlError):
         mistake()
+
+def test_one_and_two_tokens_that_match_are_told_apart() -> None:
+    model = induction_model()
+    ids = np.array([[0, 1, 2, 3, 4, 2, 5, 1, 2, 9]])  # the last 2 read: "1 2" came once, "4 2" once
+    pattern = model.forward_with_cache(torch.from_numpy(ids[:, :-1])).patterns[1][0, 0]
+    seen = found.attention_split(model, ids, (1, 0))["seen before"]
+    queries = [5, 7, 8]  # 2, 1, 2
+    assert seen["positions"] == pytest.approx(3 / 9)
+    assert seen["two tokens match"] == pytest.approx(float(pattern[8, 3]) / 3, abs=1e-6)
+    one = [float(pattern[5, 3]), float(pattern[7, 2]), float(pattern[8, 6])]
+    assert seen["one token matches"] == pytest.approx(sum(one) / len(queries), abs=1e-6)

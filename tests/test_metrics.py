@@ -250,3 +250,66 @@ def test_default_ranks_end_with_the_ids_seen() -> None:
 def test_no_window_is_named(model: Transformer) -> None:
     with pytest.raises(IctlError, match="no window of text to read"):
         metrics.token_losses(model, np.zeros((0, 65), np.int64))
+
+def test_no_row_of_the_random_probe_has_one_offset(tokens: Tokens) -> None:
+    probe = metrics.random_blocks(tokens, 100)
+    several = 0
+    for row in probe.tolist():
+        last, offsets = {}, set()
+        for i, token in enumerate(row):
+            offsets |= {i - last[token]} if token in last else set()
+            last[token] = i
+        several += len(offsets) > 1
+    assert several > 20  # of 32
+
+
+def test_copying_against_a_loop(model: Transformer, tokens: Tokens) -> None:
+    probe = metrics.repeated_blocks(tokens, 10, 25, 1)[:, 1:]
+    cache, expected = model.forward_with_cache(probe), np.zeros((2, 4))
+    for layer, head in np.ndindex(2, 4):
+        shares = []
+        for b in range(10):
+            for i in range(25):
+                logits = cache.result(layer)[b, head, i] @ model.W_U
+                raised = (logits - logits.mean()).relu()[probe[b]]
+                shares.append(float((raised * cache.patterns[layer][b, head, i]).sum() / raised.sum()))
+        expected[layer, head] = 2 * np.mean(shares) - 1
+    assert np.allclose(metrics.copying(model, tokens), expected, atol=1e-5)
+
+
+def test_one_loss_a_window_is_always_at_the_same_position() -> None:
+    at = metrics.one_token_each(np.tile(np.arange(128.0), (50, 1))).astype(int)
+    assert len(set(at.tolist())) > 20
+    losses = np.random.default_rng(1).random((50, 128))
+    assert (metrics.one_token_each(losses) == losses[np.arange(50), at]).all()
+
+
+def test_the_start_token_is_in_no_probe() -> None:
+    counts = np.arange(200, 100, -1)
+    counts[BOS] = 150  # in the middle of the ranks
+    assert BOS not in metrics.usable_ids(counts) and len(metrics.usable_ids(counts)) == 74
+
+
+def test_derivative_and_its_places() -> None:
+    places, slope = metrics.loss_derivative(-0.3 * np.log(np.maximum(np.arange(513.0), 1))[None])
+    edges = np.unique(np.round(np.geomspace(1, 513, 17)).astype(int))
+    middle = np.array([np.log(np.arange(a, b)).mean() for a, b in zip(edges, edges[1:], strict=False)])
+    assert np.allclose(slope, -0.3) and np.allclose(places, np.exp((middle[1:] + middle[:-1]) / 2))
+
+
+def test_ten_and_ninety_percent_of_a_ramp() -> None:
+    tokens = np.linspace(0, 1e7, 201)
+    window = metrics.phase_change(tokens, -np.clip((tokens - 3e6) / 4e6, 0, 1))
+    assert window.ten_ninety == pytest.approx((3.4e6, 6.6e6), abs=5e4)
+
+
+def test_kind_and_ranges_are_passed_on(model: Transformer, windows: np.ndarray) -> None:
+    scores = np.full((2, 4), 0.1)
+    scores[0, 1] = 0.9
+    for kind in ablations.KINDS:
+        rows = ablations.knockout_table(model, windows, scores, kind=kind)
+        assert rows[1]["loss"] == pytest.approx(float(ablations.losses_without(model, windows, [(0, 1)], kind).mean()))
+    late, early = (20, 60), (1, 5)
+    row = ablations.joint(model, windows, {"a": [(0, 1)]}, "full", late=late, early=early)[1]
+    losses = ablations.losses_without(model, windows, [(0, 1)], "full")
+    assert row["icl"] == pytest.approx(metrics.icl_score(losses, late, early).value, abs=1e-6)

@@ -20,7 +20,7 @@ from ictl_utils.judgement import AGAIN, Basis, Judged
 from ictl_utils.numbers import NUMBERS
 from ictl_utils.numbers_base import PER_RUN, RunTables, Zoo, crossing
 from ictl_utils.numbers_shapes import beginning, bumps, elbow, largest_fall, parting, slope_by_position
-from ictl_utils.verdicts import Verdict, judge, leave_one_out
+from ictl_utils.verdicts import Verdict, alone, judge, leave_one_out, on
 
 T = 10_000_000
 X = np.linspace(0, 1, 201)  # snapshots, as shares of the run
@@ -583,3 +583,37 @@ def test_b06(value: float, query: float, expected: str) -> None:
     found, numbers = verdict("B06", made("key-1l", layers=1), *runs)
     assert found == expected and numbers.loc[0, "ratio"] == pytest.approx(max(value, query) / 0.4)
     assert len(NUMBERS["B06"](reader(made("key-1l"), runs[0]))) == 0
+
+def test_one_seed_alone_has_one_sign() -> None:
+    """Heads after the window in two seeds, before it in the third: each alone contradicts."""
+    late, before = ramp(0.8, 0.9, 0.8), made("attn-2l", 2, fall=ramp(0.8, 0.9), best=ramp(0.2, 0.3, 0.8))
+    numbers = NUMBERS["A08"](reader(made("attn-2l", best=late), made("attn-2l", 1, best=late), before))
+    assert judge(CLAIMS["A08"], numbers).verdict == "mixed"
+    assert alone(CLAIMS["A08"], numbers, *AGAIN["A08"]) == dict.fromkeys((0, 1, 2), "contradicted")
+    assert on(CLAIMS["A08"], numbers, *AGAIN["A08"], seeds={0, 1}) == "contradicted"
+
+
+def test_slope_by_position_reads_both_ends() -> None:
+    for at in (12, 100):
+        losses = np.full((len(X), 128), 5.0)
+        losses[:, at] = 6
+        assert abs(slope_by_position(only(made("attn-2l", positions=losses)))).min() > 1e-4
+    for at in (11, 101):
+        losses = np.full((len(X), 128), 5.0)
+        losses[:, at] = 6
+        assert slope_by_position(only(made("attn-2l", positions=losses))) == pytest.approx(0 * X, abs=1e-12)
+
+
+def test_the_bounds_of_bumps_and_gains() -> None:
+    """0.15 of the steepest slope, and 0.35 of the change: a little less and a little more."""
+    x = np.linspace(0, 1, 500)
+    for size, n in ((0.1, 0), (0.2, 1)):
+        slope = np.where(x < 0.5, -1.0, -1.0 - size)
+        loss = np.interp(X, x, 9 + np.concatenate([[0], np.cumsum(slope[:-1]) / 499]))
+        steepest = 1 + size
+        assert len(bumps(only(made("attn-2l", loss_nats=loss)))) == int(size / steepest > 0.15) == n
+    for size, together in ((0.33, 3), (0.37, 4)):
+        formed = ramp(0.4, 0.5, 0.8)
+        runs = [made("attn-1l", fall=0.01 * X, layers=1), made("attn-2l", best=formed),
+                made("key-1l", fall=ramp(0.4, 0.5, 0.4 * size), best=formed, layers=1), made("key-2l", best=formed)]
+        assert NUMBERS["B04"](reader(*runs)).loc[0, "together"] == together

@@ -67,3 +67,14 @@ def test_attention_to_first_and_present_token_against_patterns() -> None:
     pattern = model.forward_with_cache(torch.from_numpy(WINDOWS[:, :-1])).patterns[1]
     loop = np.mean([pattern[b, 1, i, i].item() for b in range(20) for i in range(1, 24)])
     assert found[1, 1] == pytest.approx(loop, abs=1e-6)
+
+def test_which_tokens_of_repeats_count() -> None:
+    """A model that is right but at the first token of each block, and surer block by block."""
+    ids = torch.tensor([[0, *[1, 2, 3, 4] * 4]])
+    right = torch.nn.functional.one_hot(ids[:, 1:], 8).float()
+    right *= torch.arange(1, 5).repeat_interleave(4)[:, None]
+    right[:, ::4] = torch.nn.functional.one_hot(torch.tensor(7), 8)
+    found, sure = repeats(lambda _: right, ids, 4), [np.log(np.exp(s) + 7) - s for s in (1, 2, 3, 4)]
+    assert found["accuracy"] == 1 and found["first_nats"] == pytest.approx(sure[0], abs=1e-5)
+    assert found["second_nats"] == pytest.approx(sure[1], abs=1e-5)
+    assert found["later_nats"] == pytest.approx(np.mean(sure[1:]), abs=1e-5)

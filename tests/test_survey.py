@@ -14,9 +14,11 @@ from ictl_utils import idealised, metrics
 from ictl_utils import survey as surveying
 from ictl_utils.ablations import losses_without, random_matched_sets
 from ictl_utils.circuits import composition_baseline, composition_scores
-from ictl_utils.circuits_paths import term_importance
-from ictl_utils.circuits_scores import qk_variance_shares
+from ictl_utils.circuits_paths import layer_split, term_importance
+from ictl_utils.circuits_scores import qk_terms, qk_variance_shares
+from ictl_utils.circuits_trigrams import bigram_kl
 from ictl_utils.config import IctlError, ModelConfig, TrainConfig
+from ictl_utils.measure import measure as history_of
 from ictl_utils.snapshots import Run, write_manifest
 from ictl_utils.survey import QUICK, TABLES, chosen_positions, is_surveyed, survey, tables_folder, texts
 from ictl_utils.survey_facts import CONTROLS, Roles
@@ -425,3 +427,44 @@ def test_an_unfinished_run_and_another_corpus_are_refused(run: Run, tmp_path) ->
     corpus = run.manifest["corpus"] | {"sha256": "0" * 64}
     with pytest.raises(IctlError, match="trained on another state of corpus='path:.*train it again here"):
         survey(copied(run, tmp_path / "b", corpus=corpus), EFFORT)
+
+
+def test_layers_and_sides_are_not_exchanged(run: Run, found, tokens: Tokens) -> None:
+    model, few = run.model(), texts(tokens, N_CTX, EFFORT)[0][: EFFORT.ablations]
+    losses = layer_split(model, few)
+    expected = {"first given second": losses[1,] - losses[0, 1], "second given first": losses[0,] - losses[0, 1],
+                "first alone": losses[()] - losses[0,], "second alone": losses[()] - losses[1,]}
+    assert abs(expected["first alone"] - expected["second alone"]) > 1e-5
+    for item, value in expected.items():
+        assert fact(found, "layer_gain_nats", item) == pytest.approx(value, abs=1e-6), item
+    prefix, previous = (at_last(found["heads"], name, (2, 2)) for name in ("prefix_matching", "previous_token"))
+    roles = Roles.of(prefix, previous)
+    (layer, head), *_ = roles.in_layer(1, prefix)
+    terms = qk_terms(model, metrics.random_blocks(tokens, N_CTX), layer, head)
+    shares, token = terms.shares(), terms.names.index("token")
+    before = terms.names.index("L{}H{}".format(*roles.previous))
+    assert fact(found, "score_share_k", f"L{layer}H{head}") == pytest.approx(shares[token, before], abs=1e-5)
+    assert abs(shares[token, before] - shares[before, token]) > 1e-4
+
+
+def test_facts_of_no_layers(runs, tokens: Tokens) -> None:
+    """As registered for F01: the hundred most frequent tokens, half a count to every bigram."""
+    run = runs(n_layers=0)
+    found, fit = survey(run, EFFORT), bigram_kl(run.model(), tokens, frequent=100, smoothing=0.5)
+    expected = {("bigram_kl_nats", "model from text"): fit.reverse_kl, ("bigram_kl_nats", "text from model"): fit.kl,
+                ("bigram_correlation", "frequent bigrams"): fit.correlation,
+                ("bigram_correlation", "all next tokens"): fit.all_correlation}
+    for (measure, item), value in expected.items():
+        assert fact(found, measure, item) == pytest.approx(value), (measure, item)
+    assert len({round(x, 4) for x in expected.values()}) == 4
+
+
+def test_a_history_is_what_its_names_say(run: Run, tokens: Tokens) -> None:
+    history, model, text = history_of(run, 8), run.model(), eval_windows(tokens, 8, N_CTX)
+    blocks, gaps = metrics.repeated_probe(tokens, N_CTX), metrics.random_blocks(tokens, N_CTX)
+    np.testing.assert_allclose(history.prefix_matching[-1], slow_prefix(model, blocks), atol=1e-5)
+    np.testing.assert_allclose(history.prefix_random[-1], slow_prefix(model, gaps), atol=1e-5)
+    assert np.abs(history.prefix_matching[-1] - history.prefix_random[-1]).max() > 1e-4
+    np.testing.assert_allclose(history.previous_token[-1], metrics.previous_token(model, text), atol=1e-5)
+    np.testing.assert_allclose(history.loss_by_position[-1], slow_losses(model, text).mean(0), atol=1e-5)
+    np.testing.assert_allclose(history.copying[-1], metrics.copying(model, tokens), atol=1e-5)

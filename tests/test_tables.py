@@ -239,3 +239,18 @@ def test_manifests_that_cannot_be_used_are_named(runs: list[Run], tmp_path: Path
         assert words in line and "left out" in line
     with pytest.raises(IctlError, match="holds no run; expected a folder that"):
         tables.open_runs(tmp_path / "none")
+
+
+def test_hours_are_those_of_cores(joined) -> None:
+    runs = joined["runs"].assign(core_seconds=[3600.0, 7200.0, 1800.0], seconds=1.0)
+    assert summary(joined | {"runs": runs})["core_hours"] == 3.5
+
+
+def test_of_a_run_in_both_the_new_tables_count(joined) -> None:
+    names = {run: (f"model-{i}", "attn") for i, run in enumerate(joined["runs"]["run_id"])}
+    old = joined | {"snapshots": joined["snapshots"].assign(loss_nats=99.0)}
+    assert (tables.merged(old, joined, names)["snapshots"]["loss_nats"] == 99).all()
+    assert (tables.merged(joined, old, names)["snapshots"]["loss_nats"] < 99).all()
+    assert len(tables.merged(joined, old, names)["runs"]) == 3
+    other = {run: ("renamed", "mlp") for run in names}
+    assert set(tables.merged(joined, old, other)["runs"]["name"]) == {"renamed"}

@@ -227,3 +227,34 @@ def test_learning_rate() -> None:
     cfg = TrainConfig(lr=1.0, warmup=10, schedule="linear")
     assert [learning_rate(cfg, step, 110) for step in (0, 9, 10, 110)] == pytest.approx([0.1, 1.0, 1.0, 0.1])
     assert learning_rate(TrainConfig(lr=1.0), 10_000, 110) == 1.0
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    snapshots.write_bytes(tmp_path / "manifest.json", b"old")
+    monkeypatch.setattr(snapshots.os, "fsync", full)
+    with pytest.raises(IctlError, match="the disk is full"):
+        snapshots.write_bytes(tmp_path / "manifest.json", b"new")
+    assert (tmp_path / "manifest.json").read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_damaged_state_is_refused(tmp_path: Path) -> None:
+    take, seen = training._Trainer._take_step, []
+
+    def killed(self, batch):
+        seen.append(1)
+        if len(seen) == 8:
+            raise KeyboardInterrupt
+        return take(self, batch)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training._Trainer, "_take_step", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(MODEL, SHORT, tmp_path, device="cpu")
+    (state,) = tmp_path.rglob("state_*.safetensors")
+    content = state.read_bytes()
+    state.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    with pytest.raises(IctlError, match="truncated or altered"):
+        train(MODEL, SHORT, tmp_path, device="cpu")

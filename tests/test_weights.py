@@ -15,7 +15,7 @@ from ictl_utils.config import IctlError, run_id
 from ictl_utils.snapshots import Run, write_manifest
 from ictl_utils.survey import Effort, survey
 from ictl_utils.tables import Tables, collect
-from ictl_utils.tokens import load_tokens
+from ictl_utils.tokens import eval_windows, load_tokens
 from ictl_utils.train import train
 
 SMALL = {"d_model": 32, "n_heads": 2, "n_ctx": 64, "d_vocab": 300}
@@ -274,3 +274,29 @@ def test_cards_list_every_configuration_and_corpus(packed, tmp_path: Path) -> No
     assert f"| {known['bursty-300']['training tokens']:,} |" in text
     assert {k: one["sha"] for k, one in known.items()} == {"bursty-300": packed[1]["runs"]["corpus_sha"].iloc[0]}
     assert "| bursty |" in text and packed[1]["runs"]["corpus_sha"].iloc[0][:16] in text
+
+def test_the_registered_error_is_the_largest_of_a_logit(packed) -> None:
+    for one in (f for f in weights.shipped() if f.final):
+        ids = torch.from_numpy(eval_windows(load_tokens("bursty", 300), 16, 64)[:, :-1])
+        error = (trained(packed[0], one.name).model()(ids) - weights.load(one.name)(ids)).abs().max()
+        assert one.logits_error == pytest.approx(float(error), abs=2e-5)
+
+
+def test_files_and_heads_to_verify_are_drawn(packed) -> None:
+    found = [weights.verify(packed[1], n=1, seed=seed, effort=EFFORT) for seed in range(12)]
+    assert len({frozenset(each["file"]) for each in found}) > 3
+    heads = {word for each in found for word in each["measure"] if word.startswith("icl_change")}
+    assert len({word.split()[1] for word in heads}) > 1
+
+
+def test_shipped_snapshots_lie_in_the_change() -> None:
+    class Long:
+        run_id, tokens = "x", np.linspace(0, 1e7, 101)
+
+        def __len__(self) -> int:
+            return 101
+
+    icl = -np.clip((Long.tokens - 6e6) / 1e6, 0, 1)
+    rows = pd.DataFrame({"run_id": "x", "tokens": Long.tokens, "icl_nats": icl})
+    first, *inside, last = (Long.tokens[i] for i in weights._around({"snapshots": rows}, Long(), 8))
+    assert (first, last) == (0, 1e7) and len(inside) == 6 and 5.8e6 <= inside[0] and inside[-1] <= 7.2e6
